@@ -41,29 +41,34 @@ class Home:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path
 
-    def announce(self, service: str, address: str) -> Path:
-        """Write this process's address to run/<service>.json, atomically."""
-        run = self.service("run")
-        entry = Announcement(service, address, os.getpid(), process_start_time(os.getpid()) or 0)
-        with tempfile.NamedTemporaryFile("w", dir=run, delete=False, suffix=".tmp") as file:
-            json.dump(asdict(entry), file)
-        path = run / f"{service}.json"
-        os.replace(file.name, path)
-        return path
+    def announcement(self, service: str) -> Path:
+        """Where `finery up` has a process announce itself: run/<service>.json."""
+        return self.service("run") / f"{service}.json"
 
-    def withdraw(self, service: str) -> None:
-        """Remove this process's announcement; another process's is left alone."""
-        entry = self.announced(service)
-        if entry is not None and entry.pid == os.getpid():
-            (self.root / "run" / f"{service}.json").unlink(missing_ok=True)
 
-    def announced(self, service: str) -> Announcement | None:
-        """The announced process, if it still lives (the pid was not given to another process since)."""
-        try:
-            entry = Announcement(**json.loads((self.root / "run" / f"{service}.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return entry if process_start_time(entry.pid) == entry.start_time else None
+def announce(path: Path, service: str, address: str) -> None:
+    """Write this process's address for others to find, atomically."""
+    entry = Announcement(service, address, os.getpid(), process_start_time(os.getpid()) or 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as file:
+        json.dump(asdict(entry), file)
+    os.replace(file.name, path)
+
+
+def announced(path: Path) -> Announcement | None:
+    """The process that announced itself there, if it still lives (its pid was not given to another since)."""
+    try:
+        entry = Announcement(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return entry if process_start_time(entry.pid) == entry.start_time else None
+
+
+def withdraw(path: Path) -> None:
+    """Remove this process's announcement; another process's is left alone."""
+    entry = announced(path)
+    if entry is not None and entry.pid == os.getpid():
+        path.unlink(missing_ok=True)
 
 
 def process_start_time(pid: int) -> int | None:

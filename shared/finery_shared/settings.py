@@ -1,0 +1,71 @@
+"""What every service can be told, read from the environment at start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from finery_shared.errors import FineryError, Reason
+from finery_shared.home import Home
+
+LISTEN = r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
+
+
+class ServiceSettings(BaseSettings):
+    """Settings that all services share; each adds its own under its own prefix.
+
+    A field ``x`` of a service with ``env_prefix="FINERY_TRAINER_"`` is read from ``FINERY_TRAINER_X``.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:0"
+    """HOST:PORT to serve gRPC on; port 0 takes a free one."""
+
+    announce: Path | None = None
+    """File to write this process's address and pid to, once it serves."""
+
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """How long running calls may take to finish after SIGTERM."""
+
+    home: Path = Field(default_factory=lambda: Home.from_env().root)
+    """FINERY_HOME."""
+
+    allowed_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Directories that jobs may read from and write to, beside FINERY_HOME. Separated by colons."""
+
+    @field_validator("allowed_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(Path(p).absolute() for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises FineryError naming the variable and what was expected.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            prefix = str(cls.model_config.get("env_prefix", ""))
+            lines = [f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+            raise FineryError(Reason.INVALID_ARGUMENT, "; ".join(lines)) from error
+
+    def check_path(self, path: str | Path, field: str) -> Path:
+        """The path, absolute and without links, if it lies in FINERY_HOME or in one of the allowed roots."""
+        if not Path(path).is_absolute():
+            raise FineryError(Reason.INVALID_ARGUMENT, f"{field}: {path} is not an absolute path.", field=field)
+        real = Path(path).resolve()
+        if any(real.is_relative_to(root.resolve()) for root in (self.home, *self.allowed_roots)):
+            return real
+        setting = f"{self.model_config.get('env_prefix', '')}ALLOWED_ROOTS"
+        raise FineryError(
+            Reason.PATH_NOT_ALLOWED,
+            f"{field}: {real} lies outside the directories that this service may use. Add its folder to {setting}.",
+            field=field,
+        )
