@@ -1,0 +1,1 @@
+"""Finery's trainer service: fine-tuning jobs in worker processes, behind gRPC."""

@@ -1,0 +1,1 @@
+"""Turns a GGUF file into a plain Hugging Face directory that every stage can load."""
