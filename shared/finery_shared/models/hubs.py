@@ -1,0 +1,117 @@
+"""Hugging Face and ModelScope as places where models may lie: their caches on disk, and the hubs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from finery_shared.errors import FineryError, Reason
+from finery_shared.models.directory import is_complete
+from finery_shared.models.spec import ModelSpec
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
+
+
+class ModelHub(Protocol):
+    """A hub of models with a cache on this machine."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+    def id_of(self, spec: ModelSpec) -> str | None:
+        """The model's id on this hub; None if it is not there."""
+
+    def cached(self, repo_id: str) -> Path | None:
+        """The model's directory in this machine's cache, if it is there and whole. Never goes to the network."""
+
+    def download(self, repo_id: str) -> Path:
+        """Fetch a model into the cache; raises MODEL_UNREACHABLE when that can't be done."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceHub:
+    """huggingface.co and its cache (``$HF_HUB_CACHE``, ``$HF_HOME/hub``, ``~/.cache/huggingface/hub``)."""
+
+    cache: Path
+    name: str = "Hugging Face"
+
+    def id_of(self, spec: ModelSpec) -> str | None:
+        """The model's Hugging Face id."""
+        return spec.hf_id
+
+    def cached(self, repo_id: str) -> Path | None:
+        """The snapshot that ``refs/main`` names, else the newest whole one."""
+        repo = self.cache / f"models--{repo_id.replace('/', '--')}"
+        try:
+            main = [repo / "snapshots" / (repo / "refs" / "main").read_text().strip()]
+        except OSError:
+            main = []
+        others = sorted((repo / "snapshots").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return next((path for path in (*main, *others) if is_complete(path)), None)
+
+    def download(self, repo_id: str) -> Path:
+        """Fetch config, tokenizer and safetensors files."""
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise _unreachable(self.name, repo_id, f"huggingface_hub is not installed: {error}") from error
+        try:
+            return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), cache_dir=self.cache))
+        except Exception as error:  # whatever its HTTP library of the day raises
+            raise _unreachable(self.name, repo_id, repr(error)) from error
+
+
+@dataclass(frozen=True)
+class ModelScopeHub:
+    """modelscope.cn and its cache (``$MODELSCOPE_CACHE``, ``~/.cache/modelscope/hub``)."""
+
+    cache: Path
+    name: str = "ModelScope"
+
+    def id_of(self, spec: ModelSpec) -> str | None:
+        """The model's ModelScope id."""
+        return spec.ms_id
+
+    def cached(self, repo_id: str) -> Path | None:
+        """The model's directory; ModelScope writes a dot in a name as three underscores, in older caches at the top."""
+        mangled = repo_id.replace(".", "___")
+        tops = ("models", ".", "hub/models", "hub")
+        places = (self.cache / top / name for top in tops for name in (mangled, repo_id))
+        return next((path for path in places if is_complete(path)), None)
+
+    def download(self, repo_id: str) -> Path:
+        """Fetch config, tokenizer and safetensors files."""
+        try:
+            from modelscope import snapshot_download
+        except ImportError as error:
+            raise _unreachable(self.name, repo_id, f"modelscope is not installed: {error}") from error
+        try:
+            return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), cache_dir=str(self.cache)))
+        except Exception as error:  # whatever its HTTP library of the day raises
+            raise _unreachable(self.name, repo_id, repr(error)) from error
+
+
+def hubs_from(environment: Mapping[str, str]) -> tuple[ModelHub, ...]:
+    """Both hubs, with the caches that these environment variables name.
+
+    Hugging Face comes first, ModelScope when ``USE_HF`` is 0 or false (ms-swift's switch).
+    """
+    home = Path(environment.get("HOME") or Path.home())
+    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+    hf_home = Path(environment.get("HF_HOME") or cache / "huggingface")
+    hf = HuggingFaceHub(Path(environment.get("HF_HUB_CACHE") or hf_home / "hub").expanduser())
+    ms = ModelScopeHub(Path(environment.get("MODELSCOPE_CACHE") or cache / "modelscope" / "hub").expanduser())
+    return (ms, hf) if environment.get("USE_HF", "1").lower() in ("0", "false") else (hf, ms)
+
+
+def _unreachable(hub: str, repo_id: str, detail: str) -> FineryError:
+    return FineryError(
+        Reason.MODEL_UNREACHABLE,
+        f"{repo_id} could not be fetched from {hub}: is the hub reachable, and the id right? "
+        "A model that is already on this machine is used with --model_id_or_path DIR.",
+        detail=detail,
+        model=repo_id,
+    )

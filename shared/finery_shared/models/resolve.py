@@ -1,0 +1,102 @@
+"""From what the user said (--model_type, --model_id_or_path) to a model's directory and its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finery_shared.errors import FineryError, Reason, invalid
+from finery_shared.models import registry
+from finery_shared.models.derive import from_path
+from finery_shared.models.directory import is_complete
+from finery_shared.models.hubs import ModelHub
+from finery_shared.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model directory on this machine and what is known of it."""
+
+    path: Path
+    spec: ModelSpec
+
+
+def resolve(
+    model_type: str | None = None,
+    model_id_or_path: str | None = None,
+    *,
+    store: Path,
+    hubs: Sequence[ModelHub] = (),
+) -> ResolvedModel:
+    """Find a model: local path, then the store, then the hubs' caches, then the hubs in their order.
+
+    ``model_id_or_path`` is a directory, a hub id or a model type, and alone is enough. Raises INVALID_ARGUMENT
+    (neither given), MODEL_NOT_FOUND (with near matches), FILE_MISSING (no such directory), MODEL_UNREACHABLE (no hub
+    gave it), and what `from_path` raises.
+    """
+    if not model_type and not model_id_or_path:
+        raise invalid("model_type", "say which model: --model_type NAME or --model_id_or_path DIR_OR_ID.")
+    if model_id_or_path and (path := _local_directory(model_id_or_path)) is not None:
+        return ResolvedModel(path, from_path(path, model_type or None))
+    spec = registry.get(model_type) if model_type else None
+    if model_id_or_path and (spec is None or registry.find(model_id_or_path) != spec):
+        named = registry.find(model_id_or_path)
+        if named is None:
+            return _fetch_by_id(model_id_or_path, spec, store, hubs)
+        spec = named
+    assert spec is not None
+    return _find_registered(spec, store, hubs)
+
+
+def store_path(store: Path, model_type: str) -> Path:
+    """Where a model type lies in the local model store; an importer writes there."""
+    return store / model_type
+
+
+def _local_directory(text: str) -> Path | None:
+    """The path if ``text`` is one; None if it may be a hub id or a model type."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path.absolute()
+    if text.startswith(("/", "./", "../", "~")) or text.count("/") > 1:
+        raise FineryError(Reason.FILE_MISSING, f"There is no model directory {path}: check the path.", path=text)
+    return None
+
+
+def _find_registered(spec: ModelSpec, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:
+    stored = store_path(store, spec.model_type)
+    ids = [(hub, repo_id) for hub in hubs if (repo_id := hub.id_of(spec)) is not None]
+    path = stored if is_complete(stored) else _from_hubs(spec.model_type, ids)
+    return ResolvedModel(path.absolute(), from_path(path, spec.model_type))
+
+
+def _fetch_by_id(repo_id: str, spec: ModelSpec | None, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:
+    if is_complete(store_path(store, repo_id)):
+        path = store_path(store, repo_id).absolute()
+    elif "/" in repo_id:
+        path = _from_hubs(repo_id, [(hub, repo_id) for hub in hubs])
+    else:
+        raise registry.not_found(repo_id)
+    return ResolvedModel(path, from_path(path, spec.model_type if spec else repo_id.rpartition("/")[2]))
+
+
+def _from_hubs(wanted: str, ids: Sequence[tuple[ModelHub, str]]) -> Path:
+    """The first whole copy in a cache, else the first that a hub gives."""
+    for hub, repo_id in ids:
+        if (cached := hub.cached(repo_id)) is not None:
+            return cached
+    refusals: list[FineryError] = []
+    for hub, repo_id in ids:
+        try:
+            return hub.download(repo_id)
+        except FineryError as error:
+            refusals.append(error)
+    tried = " or ".join(f"{hub.name} ({repo_id})" for hub, repo_id in ids) or "any hub (none is configured)"
+    raise FineryError(
+        Reason.MODEL_UNREACHABLE,
+        f"{wanted} is not on this machine and could not be fetched from {tried}. "
+        "If you have its files, pass their directory: --model_id_or_path DIR.",
+        detail="; ".join(error.detail for error in refusals),
+        model=wanted,
+    )

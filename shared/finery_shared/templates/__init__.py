@@ -1,0 +1,1 @@
+"""Chat templates: messages to token ids and a loss mask, by the tokenizer's own template."""
