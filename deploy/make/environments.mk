@@ -1,0 +1,28 @@
+# One virtual environment a service, each from its own lock, made when it is missing or its lock has changed.
+STUBS := protos/gen/pyproject.toml
+SHARED := shared/finery_shared/pyproject.toml
+INSTALL = $(UV) pip install --quiet --python $(@D)/bin/python
+
+env: env-core env-trainer env-quantizer env-inference ## build all environments
+env-core: $(VENVS)/core/.done ## build the environment of gateway, client and development tools
+env-trainer: $(VENVS)/trainer/.done ## build the trainer's environment
+env-quantizer: $(VENVS)/quantizer/.done ## build the quantizer's environment
+env-inference: $(VENVS)/inference/.done ## build the inference service's environment
+
+$(VENVS)/tools/.done: deploy/make/tools.txt
+	@echo "environment: tools"
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(VENVS)/core/.done: $(VENVS)/tools/.done pyproject.toml constraints.txt $(STUBS) $(SHARED) shared/finery_client/pyproject.toml gateway/pyproject.toml
+	@echo "environment: core"
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(INSTALL) -c constraints.txt --group core -e protos/gen -e shared/finery_shared -e shared/finery_client -e gateway
+	@touch $@
+
+$(VENVS)/trainer/.done: $(VENVS)/tools/.done services/trainer/pyproject.toml services/trainer/constraints.txt $(STUBS) $(SHARED)
+	@echo "environment: trainer"
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(INSTALL) -c services/trainer/constraints.txt -e protos/gen -e shared/finery_shared -e 'services/trainer[test]'
+	@touch $@
