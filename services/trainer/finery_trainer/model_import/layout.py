@@ -98,6 +98,8 @@ def tokenizer_config(tokenizer: dict[str, Any], special_tokens: dict[str, str], 
         "added_tokens_decoder": added,
         "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
         "clean_up_tokenization_spaces": False,
+        # Without it transformers 4 adds token_type_ids, which llama's generate refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": max_length,
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special_tokens,
