@@ -1,0 +1,49 @@
+"""FineryError to gRPC status and back, by google.rpc.Status with an ErrorInfo (AIP-193)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from finery_shared.errors import DOMAIN, FineryError, Reason
+
+_BY_CODE = {
+    grpc.StatusCode.UNAVAILABLE: Reason.SERVICE_UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Reason.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED: Reason.CANCELLED,
+    grpc.StatusCode.UNAUTHENTICATED: Reason.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED: Reason.UNSUPPORTED,
+    grpc.StatusCode.INVALID_ARGUMENT: Reason.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.QUEUE_FULL,
+}
+
+
+def to_status(error: FineryError) -> Any:
+    """The grpc.Status to abort a call with."""
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    code: int = error.kind.grpc_code.value[0]
+    return rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=[detail]))
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> FineryError:
+    """What a failed call means. ``target`` names the other side for the message, as in "the trainer at host:port"."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
+            return FineryError(Reason(info.reason), status.message, **info.metadata)
+    code, details = error.code(), error.details() or ""
+    reason = _BY_CODE.get(code, Reason.INTERNAL)
+    if reason is Reason.SERVICE_UNAVAILABLE:
+        message = f"{target} can't be reached. Start it, or check its address."
+    elif reason is Reason.DEADLINE_EXCEEDED:
+        message = f"{target} did not answer in time. Try again, or check its log."
+    else:
+        message = f"{target} failed: {details or code.name}"
+    return FineryError(reason, message, detail=f"{code.name}: {details}")
