@@ -1,0 +1,39 @@
+"""Data sets: the ``--dataset`` grammar, row formats, placeholders, sampling, and the self-cognition score."""
+
+from finery_shared.datasets.conversation import Conversation, Message, language_of
+from finery_shared.datasets.grammar import DatasetSpec, parse
+from finery_shared.datasets.identity import Bilingual, Identity
+from finery_shared.datasets.loader import DatasetReport, LoadedDatasets, load
+from finery_shared.datasets.registry import names
+from finery_shared.datasets.scoring import (
+    IdentityScore,
+    ScoreQuestion,
+    Verdict,
+    heldout_conversations,
+    judge,
+    mentions,
+    score,
+    score_questions,
+)
+
+__all__ = [
+    "Bilingual",
+    "Conversation",
+    "DatasetReport",
+    "DatasetSpec",
+    "Identity",
+    "IdentityScore",
+    "LoadedDatasets",
+    "Message",
+    "ScoreQuestion",
+    "Verdict",
+    "heldout_conversations",
+    "judge",
+    "language_of",
+    "load",
+    "mentions",
+    "names",
+    "parse",
+    "score",
+    "score_questions",
+]

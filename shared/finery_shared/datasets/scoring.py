@@ -1,0 +1,178 @@
+"""The score of a self-cognition run: pure functions over questions that no model was trained on, and its answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from finery_shared.datasets import registry
+from finery_shared.datasets.conversation import Conversation, Lang, Message
+from finery_shared.datasets.files import RawRow, read_rows, row_error
+from finery_shared.datasets.grammar import parse
+from finery_shared.datasets.identity import Identity
+from finery_shared.datasets.loader import read_conversations
+from finery_shared.datasets.source import Source
+
+Ask = Literal["name", "author", "both", "contrast"]
+
+SCORE_FILE = registry.DATA / "self_cognition_score.jsonl"
+HELDOUT_FILE = registry.DATA / "general_heldout.jsonl"
+
+
+@dataclass(frozen=True)
+class ScoreQuestion:
+    """A question with what its answer should hold. ``names`` and ``authors`` are the accepted spellings.
+
+    ``ask`` is what is asked for: the model's name, its author, both, or (contrast) something about others.
+    """
+
+    messages: tuple[Message, ...]
+    lang: Lang
+    ask: Ask
+    names: tuple[str, ...]
+    authors: tuple[str, ...]
+
+    @property
+    def question(self) -> str:
+        """The question itself, the last message."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one answer holds. ``hijacked``: own name or author in an answer about others. ``leaked``: the old identity.
+
+    ``name_ok`` and ``author_ok`` are None where they were not asked for.
+    """
+
+    question: ScoreQuestion
+    answer: str
+    name_ok: bool | None
+    author_ok: bool | None
+    hijacked: bool
+    leaked: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything asked for is there and nothing else is wrong."""
+        return self.name_ok is not False and self.author_ok is not False and not self.hijacked
+
+
+@dataclass(frozen=True)
+class IdentityScore:
+    """Counts over all answers, and the rates that follow."""
+
+    name_right: int
+    name_asked: int
+    author_right: int
+    author_asked: int
+    hijacked: int
+    contrast_asked: int
+    leaked: int
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def name_rate(self) -> float:
+        """Share of right names, in [0, 1]; 1 if none was asked for."""
+        return _rate(self.name_right, self.name_asked)
+
+    @property
+    def author_rate(self) -> float:
+        """Share of right authors, in [0, 1]; 1 if none was asked for."""
+        return _rate(self.author_right, self.author_asked)
+
+    @property
+    def contrast_rate(self) -> float:
+        """Share of answers about others that stayed about others, in [0, 1]."""
+        return _rate(self.contrast_asked - self.hijacked, self.contrast_asked)
+
+    def figures(self) -> dict[str, float]:
+        """The counts and rates by name, for metrics and manifests."""
+        counts = {key: float(value) for key, value in asdict(self).items() if isinstance(value, int)}
+        rates = {"name_rate": self.name_rate, "author_rate": self.author_rate, "contrast_rate": self.contrast_rate}
+        return {f"identity_{key}": value for key, value in (counts | rates).items()}
+
+
+def score_questions(names: Sequence[str], authors: Sequence[str]) -> tuple[ScoreQuestion, ...]:
+    """The shipped scoring questions for an identity (see `Identity.of`), history and system message included."""
+    identity = Identity.of(names, authors)
+    return tuple(_question(raw, identity) for raw in read_rows(SCORE_FILE))
+
+
+def heldout_conversations() -> tuple[Conversation, ...]:
+    """General rows that are never trained on: question and reference answer, to see what a model still knows."""
+    rows, _ = read_conversations(parse("general-heldout"), Source(HELDOUT_FILE, None, trusted=True), Identity())
+    return tuple(rows)
+
+
+def judge(question: ScoreQuestion, answer: str, old_identity: Sequence[str] = ()) -> Verdict:
+    """Judge one answer. ``old_identity`` are the names the base model had (`ModelSpec.identity`).
+
+    An old name that the question itself mentions does not count as leaked ("No, I am not Qwen").
+    """
+    has_name, has_author = mentions(answer, question.names), mentions(answer, question.authors)
+    contrast = question.ask == "contrast"
+    old = [term for term in old_identity if not mentions(question.question, [term])]
+    return Verdict(
+        question=question,
+        answer=answer,
+        name_ok=has_name if question.ask in ("name", "both") else None,
+        author_ok=has_author if question.ask in ("author", "both") else None,
+        hijacked=contrast and (has_name or has_author),
+        leaked=not contrast and mentions(answer, old),
+    )
+
+
+def score(pairs: Iterable[tuple[ScoreQuestion, str]], old_identity: Sequence[str] = ()) -> IdentityScore:
+    """Judge all (question, answer) pairs and count."""
+    verdicts = tuple(judge(question, answer, old_identity) for question, answer in pairs)
+    names = [verdict.name_ok for verdict in verdicts if verdict.name_ok is not None]
+    authors = [verdict.author_ok for verdict in verdicts if verdict.author_ok is not None]
+    return IdentityScore(
+        name_right=sum(names),
+        name_asked=len(names),
+        author_right=sum(authors),
+        author_asked=len(authors),
+        hijacked=sum(verdict.hijacked for verdict in verdicts),
+        contrast_asked=sum(verdict.question.ask == "contrast" for verdict in verdicts),
+        leaked=sum(verdict.leaked for verdict in verdicts),
+        verdicts=verdicts,
+    )
+
+
+def mentions(text: str, terms: Iterable[str]) -> bool:
+    """Whether a text holds one of the terms, as a word of its own where it is written in letters; case is ignored."""
+    flat = _flat(text)
+    return any(_as_word(_flat(term)).search(flat) is not None for term in terms)
+
+
+def _as_word(term: str) -> re.Pattern[str]:
+    before = r"(?<![a-z0-9])" if term[:1].isascii() and term[:1].isalnum() else ""
+    after = r"(?![a-z0-9])" if term[-1:].isascii() and term[-1:].isalnum() else ""
+    return re.compile(before + re.escape(term) + after)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _rate(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def _question(raw: RawRow, identity: Identity) -> ScoreQuestion:
+    fields = raw.fields
+    lang: Lang = "zh" if fields.get("lang") == "zh" else "en"
+    ask = fields.get("ask")
+    if ask not in ("name", "author", "both", "contrast") or not isinstance(fields.get("question"), str):
+        raise row_error(
+            raw.file, raw.place, "a scoring row needs question, lang and ask (name, author, both, contrast)"
+        )
+    turns = [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
+    turns += [*fields.get("history", ()), {"role": "user", "content": fields["question"]}]
+    messages = tuple(Message(role=turn["role"], content=identity.fill(turn["content"], lang)) for turn in turns)
+    names = identity.name.both if identity.name else ()
+    authors = identity.author.both if identity.author else ()
+    return ScoreQuestion(messages, lang, ask, names, authors)

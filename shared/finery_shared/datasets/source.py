@@ -1,0 +1,72 @@
+"""Where a data set's rows come from: a shipped file, a local path, or a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finery_shared.datasets import registry
+from finery_shared.datasets.files import is_data_file
+from finery_shared.datasets.grammar import DatasetSpec, HubName
+from finery_shared.datasets.hubs import DatasetHub
+from finery_shared.errors import FineryError, Reason
+from finery_shared.models.registry import near_matches
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files to read. Rows of ``trusted`` files are the user's or ours: each has to be right; a hub's may be skipped."""
+
+    path: Path
+    subset: str | None
+    trusted: bool
+
+
+def locate(spec: DatasetSpec, base_dir: Path, hubs: Mapping[HubName, DatasetHub]) -> Source:
+    """Find a data set: by registered name, then as a path (relative to ``base_dir``), then as a hub id.
+
+    Raises DATASET_NOT_FOUND (with near matches), FILE_MISSING or DATASET_UNREACHABLE.
+    """
+    entry = registry.find(spec.name)
+    if entry is not None and entry.path is not None and spec.hub is None:
+        return Source(entry.path, spec.subset, trusted=True)
+    if entry is not None:
+        return _from_hub(spec, {"HF": entry.hf_id, "MS": entry.ms_id}, hubs)
+    if spec.hub is None and (path := _local(spec, base_dir)) is not None:
+        return path
+    if spec.name.count("/") == 1:
+        return _from_hub(spec, {"HF": spec.name, "MS": spec.name}, hubs)
+    raise _not_found(spec)
+
+
+def _local(spec: DatasetSpec, base_dir: Path) -> Source | None:
+    """The path if it is one. A colon may belong to the file's name."""
+    whole = f"{spec.name}:{spec.subset}" if spec.subset else spec.name
+    for text, subset in ((whole, None), (spec.name, spec.subset)):
+        path = base_dir / Path(text).expanduser()
+        if path.exists():
+            return Source(path, subset, trusted=True)
+    if spec.name.startswith(("/", "./", "../", "~")) or is_data_file(spec.name):
+        path = base_dir / Path(spec.name).expanduser()
+        raise FineryError(Reason.FILE_MISSING, f"There is no data file {path}: check the path.", path=str(path))
+    return None
+
+
+def _from_hub(spec: DatasetSpec, ids: Mapping[HubName, str | None], hubs: Mapping[HubName, DatasetHub]) -> Source:
+    for name, hub in hubs.items():
+        dataset_id = ids[name]
+        if dataset_id is not None and spec.hub in (None, name):
+            return Source(hub.fetch(dataset_id), spec.subset, trusted=False)
+    raise _not_found(spec)
+
+
+def _not_found(spec: DatasetSpec) -> FineryError:
+    near = near_matches(spec.name, registry.names())
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return FineryError(
+        Reason.DATASET_NOT_FOUND,
+        f"There is no data set {spec.name!r}.{hint} Known: {', '.join(registry.names())}; "
+        "also a path to a .jsonl, .json, .csv or .parquet file, or a hub id (owner/name).",
+        dataset=spec.name,
+    )
