@@ -1,0 +1,325 @@
+"""The job engine: takes jobs from the queue, runs attempts, publishes what they made, and recovers after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from finery.jobs.v1.jobs_pb2 import JobEvent, JobHeartbeat, JobState
+from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutcome
+from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.executor import Executor, Task, attempt_name
+from finery_shared.jobs.ownership import OwnerLock
+from finery_shared.jobs.publication import Published, discard_staging, publish_all, staging_directory
+from finery_shared.jobs.rows import JobRecord
+from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FAILED, FINAL, QUEUED, SUCCEEDED
+from finery_shared.jobs.store import JobStore
+from finery_shared.jobs.worker import OUTCOME_FILE
+from finery_shared.log import logger
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How patient the engine is. Times in seconds."""
+
+    max_running_jobs: int = 1
+    max_attempts: int = 3
+    """Attempts whose worker may die without a word before the job fails."""
+    poll_interval: float = 0.3
+    lease: float = 180.0
+    """Silence after which a living worker counts as hung."""
+    cancel_grace: float = 30.0
+    """How long a worker may take to stop by itself, before SIGTERM and then SIGKILL."""
+    exit_grace: float = 20.0
+    """How long a worker may live after it handed in its outcome."""
+    heartbeat: float = 10.0
+    """Longest silence of a watch."""
+
+
+class JobKind(Protocol):
+    """What the engine must know about one kind of job."""
+
+    def environment(self, spec: bytes) -> Mapping[str, str]:
+        """Environment variables of the worker, for instance the devices that it may see."""
+
+    def replaces_output(self, spec: bytes) -> bool:
+        """Whether an existing output may be replaced."""
+
+    def output(self, published: list[Published], figures: Mapping[str, float]) -> bytes:
+        """The serialized output message of the job."""
+
+
+@dataclass
+class _Attempt:
+    """What only the process that watches an attempt knows about it."""
+
+    cancel_since: float | None = None
+    outcome_since: float | None = None
+    signalled: set[str] = field(default_factory=set)
+
+
+class JobEngine:
+    """Owns the jobs of one store. All methods run on one event loop; the store works in threads."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        kind: JobKind,
+        state: Path,
+        endpoint: Path,
+        settings: EngineSettings | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._kind = kind
+        self._endpoint = endpoint
+        self._settings = settings or EngineSettings()
+        self._clock = clock
+        self._lock = OwnerLock(state)
+        self._attempts: dict[str, _Attempt] = {}
+        self._changed = asyncio.Event()
+        self._work = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._log = logger("jobs")
+
+    async def start(self) -> None:
+        """Take ownership of the database and go on where the last owner stopped. Raises ALREADY_RUNNING."""
+        self._lock.acquire()
+        for record in await asyncio.to_thread(self._store.in_states, ACTIVE):
+            alive = record.handle is not None and self._executor.poll(record.handle)
+            self._log.info("found a job under way", job=record.name, attempt=record.status.attempt, alive=alive)
+        self._loop = asyncio.create_task(self._run(), name="job-engine")
+
+    async def stop(self) -> None:
+        """Stop the workers, put their jobs back into the queue for the next start, and give ownership back."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+            for record in await asyncio.to_thread(self._store.in_states, ACTIVE):
+                await self._interrupt(record)
+        self._notify()
+        self._lock.release()
+
+    async def create(self, spec: bytes, work_dir: str, request_id: str, request: bytes) -> JobRecord:
+        """Queue a job; see JobStore.create."""
+        record = await asyncio.to_thread(self._store.create, spec, work_dir, request_id, request=request)
+        self._notify()
+        return record
+
+    async def cancel(self, name: str) -> JobRecord:
+        """Ask a job to stop; returns it as it is now."""
+        record = await asyncio.to_thread(self._store.request_cancel, name)
+        if record.state == CANCELLED:
+            await asyncio.to_thread(discard_staging, record.work_dir, name)
+        self._notify()
+        return record
+
+    async def report(self, request: ReportRequest) -> ReportResponse:
+        """Take a worker's report."""
+        arguments = (request.job, request.attempt, request.secret, list(request.updates))
+        record, sequence = await asyncio.to_thread(self._store.report, *arguments)
+        if request.updates:
+            self._notify()
+        return ReportResponse(cancel_requested=record.cancel_requested, acknowledged_sequence=sequence)
+
+    async def watch(self, name: str, resume_token: str) -> AsyncIterator[JobEvent]:
+        """Events after a token, then what happens, with heartbeats; ends after the final state."""
+        token = resume_token
+        while True:
+            changed = self._changed
+            events = await asyncio.to_thread(self._store.events, name, token)
+            for event in events:
+                token = event.resume_token
+                yield event
+            if events:
+                if events[-1].HasField("status") and events[-1].status.state in FINAL:
+                    return
+                continue
+            if (await asyncio.to_thread(self._store.get, name)).state in FINAL:
+                if not await asyncio.to_thread(self._store.events, name, token):
+                    return
+                continue
+            try:
+                await asyncio.wait_for(changed.wait(), self._settings.heartbeat)
+            except TimeoutError:
+                beat = JobEvent(resume_token=token, heartbeat=JobHeartbeat())
+                beat.time.GetCurrentTime()
+                yield beat
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._work.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._step()
+            except Exception:
+                # One job's trouble (or a full disk) must not end the engine that all jobs depend on.
+                self._log.exception("the job engine stumbled; going on")
+            self._work.clear()
+            try:
+                await asyncio.wait_for(self._work.wait(), self._settings.poll_interval)
+            except TimeoutError:
+                continue
+
+    async def _step(self) -> None:
+        active = await asyncio.to_thread(self._store.in_states, ACTIVE)
+        for record in active:
+            await self._tend(record)
+        free = self._settings.max_running_jobs - len(active)
+        if free > 0:
+            for record in (await asyncio.to_thread(self._store.in_states, [QUEUED]))[:free]:
+                await self._begin(record)
+
+    async def _begin(self, record: JobRecord) -> None:
+        secret = secrets.token_urlsafe(32)
+        record = await asyncio.to_thread(self._store.begin_attempt, record.name, secret)
+        attempt = record.status.attempt
+        staging = staging_directory(record.work_dir, record.name, attempt)
+        spec = base64.b64encode(record.spec).decode("ascii")
+        task = Task(record.name, attempt, secret, spec, str(staging), str(self._endpoint))
+        try:
+            handle = await asyncio.to_thread(self._executor.submit, task, self._kind.environment(record.spec))
+        except OSError as error:
+            failure = FineryError(Reason.INTERNAL, f"The worker can't be started: {error}.")
+            await self._finish(record, FAILED, error=failure)
+            return
+        await asyncio.to_thread(self._store.set_handle, record.name, handle)
+        self._attempts[record.name] = _Attempt()
+        self._log.info("attempt began", job=record.name, attempt=attempt, handle=handle)
+        self._notify()
+
+    async def _tend(self, record: JobRecord) -> None:
+        watch = self._attempts.setdefault(record.name, _Attempt())
+        alive = record.handle is not None and self._executor.poll(record.handle)
+        if record.outcome is None and not alive:
+            record = await self._recover_outcome(record)
+        if record.outcome is not None:
+            if alive and self._overdue(watch, record):
+                return
+            await self._settle(record, record.outcome)
+        elif not alive:
+            await self._crashed(record)
+        elif record.state == CANCELLING:
+            self._press(watch, record)
+        elif record.reported_at is not None and self._clock() - record.reported_at > self._settings.lease:
+            self._log.warning("the worker is silent; ending it", job=record.name)
+            self._signal(watch, record, kill=True)
+
+    async def _recover_outcome(self, record: JobRecord) -> JobRecord:
+        """A worker that ended while the service was down may have left its outcome in a file."""
+        staging = staging_directory(record.work_dir, record.name, record.status.attempt)
+        try:
+            outcome = WorkerOutcome.FromString(await asyncio.to_thread((staging / OUTCOME_FILE).read_bytes))
+        except OSError:
+            # The last report and the process's end can cross: the database may know more than the record read before.
+            return await asyncio.to_thread(self._store.get, record.name)
+        await asyncio.to_thread(self._store.set_outcome, record.name, outcome)
+        return await asyncio.to_thread(self._store.get, record.name)
+
+    def _overdue(self, watch: _Attempt, record: JobRecord) -> bool:
+        """Wait a little for a worker that has handed in its outcome to end; True while there is patience left."""
+        watch.outcome_since = watch.outcome_since or self._clock()
+        if self._clock() - watch.outcome_since < self._settings.exit_grace:
+            return True
+        self._signal(watch, record, kill=True)
+        return False
+
+    def _press(self, watch: _Attempt, record: JobRecord) -> None:
+        watch.cancel_since = watch.cancel_since or self._clock()
+        waited = self._clock() - watch.cancel_since
+        if waited > 2 * self._settings.cancel_grace:
+            self._signal(watch, record, kill=True)
+        elif waited > self._settings.cancel_grace:
+            self._signal(watch, record, kill=False)
+
+    def _signal(self, watch: _Attempt, record: JobRecord, *, kill: bool) -> None:
+        name = "kill" if kill else "term"
+        if record.handle is not None and name not in watch.signalled:
+            watch.signalled.add(name)
+            self._executor.cancel(record.handle, kill=kill)
+
+    async def _settle(self, record: JobRecord, outcome: WorkerOutcome) -> None:
+        """Publish what an attempt made and move its job to its final state."""
+        end = outcome.WhichOneof("end")
+        if end == "failure":
+            reason = outcome.failure.reason
+            known = Reason(reason) if reason in Reason.__members__ else Reason.INTERNAL
+            error = FineryError(known, outcome.failure.message, **outcome.failure.metadata)
+            await self._finish(record, FAILED, error=error)
+            return
+        if end == "cancelled" and record.state != CANCELLING:
+            await self._crashed(record)
+            return
+        staged = outcome.success.artifacts if end == "success" else outcome.cancelled.artifacts
+        replace = self._kind.replaces_output(record.spec)
+        try:
+            published = await asyncio.to_thread(publish_all, staged, record.work_dir, replace=replace)
+        except FineryError as error:
+            await self._finish(record, FAILED, error=error)
+            return
+        figures = dict(outcome.success.figures)
+        output = self._kind.output(published, figures) if published or end == "success" else None
+        state = SUCCEEDED if end == "success" else CANCELLED
+        await self._finish(record, state, output=output, metrics=figures)
+
+    async def _crashed(self, record: JobRecord) -> None:
+        """The worker is gone without a word: end a cancelled job, try another again, fail one that keeps dying."""
+        if record.state == CANCELLING:
+            await self._finish(record, CANCELLED)
+            return
+        attempt = record.status.attempt
+        how = self._executor.exit_reason(record.handle) if record.handle is not None else "was not started"
+        self._attempts.pop(record.name, None)
+        if record.crashes + 1 < self._settings.max_attempts:
+            text = f"Attempt {attempt}: the worker {how}. Trying again."
+            self._log.warning("attempt lost", job=record.name, attempt=attempt, how=how)
+            await asyncio.to_thread(self._store.requeue, record.name, text, crashed=True)
+            self._notify()
+            return
+        lines = "\n".join(self._executor.logs(attempt_name(record.name, attempt), 5))
+        message = (
+            f"The worker {how}, {self._settings.max_attempts} times. If it was killed, the machine may be out of "
+            f"memory: lower --batch_size or --max_length. Its last words: {lines or 'none'}"
+        )
+        await self._finish(record, FAILED, error=FineryError(Reason.WORKER_DIED, message))
+
+    async def _interrupt(self, record: JobRecord) -> None:
+        """End the worker of a job that was not cancelled, and keep the job for the next start."""
+        if record.state == CANCELLING:
+            await self._finish(record, CANCELLED)
+            return
+        text = "The service was stopped; the job goes on when it is started again."
+        await asyncio.to_thread(self._store.requeue, record.name, text, crashed=False)
+        if record.handle is not None:
+            self._executor.cancel(record.handle, kill=True)
+
+    async def _finish(
+        self,
+        record: JobRecord,
+        state: JobState.ValueType,
+        *,
+        error: FineryError | None = None,
+        output: bytes | None = None,
+        metrics: dict[str, float] | None = None,
+    ) -> None:
+        if record.handle is not None and self._executor.poll(record.handle):
+            self._executor.cancel(record.handle, kill=True)
+        self._attempts.pop(record.name, None)
+        await asyncio.to_thread(self._store.finish, record.name, state, error=error, output=output, metrics=metrics)
+        await asyncio.to_thread(discard_staging, record.work_dir, record.name)
+        self._log.info(
+            "job ended", job=record.name, state=JobState.Name(state), error=error.message if error is not None else None
+        )
+        self._notify()

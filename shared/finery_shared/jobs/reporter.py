@@ -1,0 +1,137 @@
+"""The worker's line to its service: batched, acknowledged, patient with a service that restarts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+
+from finery.jobs.v1.jobs_pb2 import JobLogLine, JobMetrics, JobProgress
+from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutcome, WorkerUpdate
+from finery.jobs.v1.worker_pb2_grpc import WorkerServiceStub
+from finery_shared.errors import Reason
+from finery_shared.home import announced
+from finery_shared.jobs.executor import Task
+from finery_shared.rpc.channel import open_sync_channel
+from finery_shared.rpc.status import from_rpc_error
+
+FENCED_STATUS = 3
+"""Exit status of a worker whose attempt was taken over."""
+
+
+class Reporter:
+    """Sends updates from a thread of its own, so that the work never waits for the network.
+
+    ``interval`` is the time between reports in seconds, with or without news. After ``patience`` seconds without a
+    service the worker gives up: its job will be tried again by whoever owns it then.
+    """
+
+    def __init__(self, task: Task, *, interval: float = 1.0, patience: float = 600.0) -> None:
+        self._task = task
+        self._interval = interval
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._waiting: list[WorkerUpdate] = []
+        self._progress: JobProgress | None = None
+        self._sequence = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._delivered = False
+        self._channel: grpc.Channel | None = None
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self.cancel_requested = threading.Event()
+
+    def start(self) -> None:
+        """Begin to report."""
+        self._thread.start()
+
+    def progress(self, progress: JobProgress) -> None:
+        """Replace the progress that was not sent yet."""
+        with self._lock:
+            self._progress = progress
+
+    def add(
+        self,
+        *,
+        metrics: JobMetrics | None = None,
+        log: JobLogLine | None = None,
+        outcome: WorkerOutcome | None = None,
+    ) -> None:
+        """Queue an update that must not be lost."""
+        with self._lock:
+            self._queue(WorkerUpdate(metrics=metrics, log=log, outcome=outcome))
+
+    def finish(self, outcome: WorkerOutcome) -> bool:
+        """Hand in the end and wait until it is stored; False if no service took it within the patience."""
+        self.add(outcome=outcome)
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        return self._delivered
+
+    def _queue(self, update: WorkerUpdate) -> None:
+        if self._progress is not None:
+            progress, self._progress = self._progress, None
+            self._queue(WorkerUpdate(progress=progress))
+        self._sequence += 1
+        update.sequence = self._sequence
+        update.time.GetCurrentTime()
+        self._waiting.append(update)
+
+    def _run(self) -> None:
+        last_contact = time.monotonic()
+        while True:
+            if self._report():
+                last_contact = time.monotonic()
+                if self._closing and not self._waiting:
+                    self._delivered = True
+                    return
+            elif time.monotonic() - last_contact > self._patience:
+                print("no service took this worker's reports; giving up", file=sys.stderr)  # noqa: T201 - its log
+                if self._closing:
+                    return
+                os._exit(1)
+            self._wake.wait(self._interval if not self._closing else 0.2)
+            if not self._closing:
+                self._wake.clear()
+
+    def _report(self) -> bool:
+        with self._lock:
+            if self._progress is not None:
+                progress, self._progress = self._progress, None
+                self._queue(WorkerUpdate(progress=progress))
+            batch = self._waiting[:500]
+        request = ReportRequest(job=self._task.job, attempt=self._task.attempt, secret=self._task.secret, updates=batch)
+        try:
+            response = self._send(request)
+        except grpc.RpcError as error:
+            self._disconnect()
+            if from_rpc_error(error, "the service").reason is Reason.ATTEMPT_FENCED:
+                print("another attempt has taken over; ending", file=sys.stderr)  # noqa: T201 - the worker's log
+                os._exit(FENCED_STATUS)
+            return False
+        if response is None:
+            return False
+        with self._lock:
+            self._waiting = [u for u in self._waiting if u.sequence > response.acknowledged_sequence]
+        if response.cancel_requested:
+            self.cancel_requested.set()
+        return True
+
+    def _send(self, request: ReportRequest) -> ReportResponse | None:
+        if self._channel is None:
+            service = announced(Path(self._task.endpoint))
+            if service is None:
+                return None
+            self._channel = open_sync_channel(service.address)
+        response: ReportResponse = WorkerServiceStub(self._channel).Report(request, timeout=10)
+        return response
+
+    def _disconnect(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None

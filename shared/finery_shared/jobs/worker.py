@@ -1,0 +1,143 @@
+"""What a worker process uses: its task, and the line to the service that owns its job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finery.jobs.v1.jobs_pb2 import JobError, JobLogLine, JobMetrics
+from finery.jobs.v1.worker_pb2 import StagedArtifact as StagedArtifactProto
+from finery.jobs.v1.worker_pb2 import WorkerCancelled, WorkerOutcome, WorkerSuccess
+from finery_shared.artifacts.publish import disk_full
+from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.executor import TASK_ENV, Task
+from finery_shared.jobs.progress import ProgressMeter
+from finery_shared.jobs.reporter import Reporter
+
+OUTCOME_FILE = "outcome.pb"
+
+
+class JobCancelled(Exception):
+    """Raised inside a worker that was asked to stop."""
+
+
+@dataclass(frozen=True)
+class StagedArtifact:
+    """A complete directory below the staging directory, and where it belongs.
+
+    ``path == destination`` says that a published artifact from before is used as it is.
+    """
+
+    path: Path
+    destination: Path
+    role: str
+
+    def to_proto(self) -> StagedArtifactProto:
+        """The message for the service."""
+        return StagedArtifactProto(role=self.role, path=str(self.path), destination=str(self.destination))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker hands in: the artifacts to publish, in this order, and figures of the whole job."""
+
+    artifacts: list[StagedArtifact] = field(default_factory=list)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class WorkerContext:
+    """A worker's view of its attempt."""
+
+    def __init__(self, task: Task, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._meter = ProgressMeter()
+        self.job = task.job
+        self.attempt = task.attempt
+        self.spec = task.spec_bytes
+        self.staging = Path(task.staging)
+        self.kept: list[StagedArtifact] = []
+        """What is to be published even if the job is cancelled from now on."""
+
+    def plan(self, phases: Mapping[str, float]) -> None:
+        """Say which phases come, in order, with their share of the time, so that the whole's fraction is right."""
+        self._meter.plan(phases)
+
+    def progress(self, step: int, total: int, phase: str) -> None:
+        """Say how far the work is. Cheap: what is newer replaces what was not sent yet."""
+        self._reporter.progress(self._meter.update(step, total, phase))
+
+    def metrics(self, step: int, values: Mapping[str, float], phase: str = "train") -> None:
+        """Hand in values that were measured at a step. They are kept, all of them."""
+        self._reporter.add(metrics=JobMetrics(step=step, phase=phase, values=values))
+
+    def log(self, text: str) -> None:
+        """Tell people something, in one line."""
+        self._reporter.add(log=JobLogLine(text=text))
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the worker shall stop as soon as it can."""
+        return self._reporter.cancel_requested.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise JobCancelled if the worker shall stop."""
+        if self.cancel_requested:
+            raise JobCancelled
+
+
+def run_worker(main: Callable[[WorkerContext], Outcome]) -> int:
+    """Run an attempt and hand in how it ended; the exit status of the process."""
+    task = Task.read(Path(os.environ[TASK_ENV]))
+    reporter = Reporter(task)
+    signal.signal(signal.SIGTERM, lambda *_: reporter.cancel_requested.set())
+    reporter.start()
+    context = WorkerContext(task, reporter)
+    outcome = _run(main, context)
+    _keep(outcome, context.staging)
+    return 0 if reporter.finish(outcome) else 1
+
+
+def _run(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> WorkerOutcome:
+    try:
+        shutil.rmtree(context.staging, ignore_errors=True)
+        context.staging.mkdir(parents=True)
+        result = main(context)
+    except JobCancelled:
+        return WorkerOutcome(cancelled=WorkerCancelled(artifacts=[a.to_proto() for a in context.kept]))
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        failure = explain(error, context.staging)
+        return WorkerOutcome(
+            failure=JobError(reason=failure.reason, message=failure.message, metadata=failure.metadata)
+        )
+    success = WorkerSuccess(artifacts=[a.to_proto() for a in result.artifacts], figures=result.figures)
+    return WorkerOutcome(success=success)
+
+
+def explain(error: Exception, staging: Path) -> FineryError:
+    """The error as the job's owner reads it."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, FineryError):
+        return error
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return disk_full(staging)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        message = f"Out of memory. Lower --batch_size or --max_length, or use a larger device. ({text})"
+        return FineryError(Reason.OUT_OF_MEMORY, message)
+    return FineryError(Reason.INTERNAL, f"The worker failed unexpectedly: {text}. Its log has the details.")
+
+
+def _keep(outcome: WorkerOutcome, staging: Path) -> None:
+    """Leave the outcome in a file too: the service may be down, and this process gone when it comes back."""
+    try:
+        path = staging / OUTCOME_FILE
+        path.with_suffix(".tmp").write_bytes(outcome.SerializeToString())
+        path.with_suffix(".tmp").replace(path)
+    except OSError as error:
+        print(f"the outcome could not be written: {error}", file=sys.stderr)  # noqa: T201 - the worker's log
