@@ -27,7 +27,7 @@ def _spec(size: str, *, awq: bool) -> ModelSpec:
         shape=_SHAPES[size],
         hf_id=f"Qwen/{name}",
         ms_id=f"qwen/{name}",
-        default_system="You are a helpful assistant.",
+        default_system="You are a helpful assistant",
         stop_tokens=("<|im_end|>", "<|endoftext|>"),
         max_model_len=32768,
         quantized=awq,
