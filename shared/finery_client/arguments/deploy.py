@@ -1,0 +1,55 @@
+"""Arguments of ``finery deploy`` and ``finery_client.deploy``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finery_client.arguments.types import Maybe, Switch, Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingArguments:
+    """What to load and how: common to deploy and infer."""
+
+    ckpt_dir: Text = ""
+    """The checkpoint to serve, for instance …/checkpoint-93-merged-awq-int4."""
+
+    model_type: Text = ""
+    """The model to serve when there is no --ckpt_dir, by a name that `finery models` lists."""
+
+    model_id_or_path: Text = ""
+    """A directory with that model, or its hub id."""
+
+    merge_lora: Switch = False
+    """Merge an adapter into its base model first, and serve the result."""
+
+    infer_backend: str = "vllm"
+    """The engine."""
+
+    max_model_len: Maybe[int] = None
+    """Longest prompt and answer together, in tokens (default: the model's own, as far as memory allows)."""
+
+    served_model_name: Text = ""
+    """The id under which clients ask for the model (default: the model type)."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Arithmetic of the engine."""
+
+    gpu_memory_utilization: Maybe[float] = None
+    """Share of the GPU's memory to use (default: the engine's)."""
+
+    tensor_parallel_size: Maybe[int] = None
+    """GPUs to split the model over (default: 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployArguments(ServingArguments):
+    """Serve a model behind the OpenAI API.
+
+    With `finery up` running the model is added to it and the command ends; without, the command starts what it needs
+    and serves until it is interrupted.
+    """
+
+    port: int = 8000
+    """Port of the API on 127.0.0.1, when this command starts it."""
