@@ -1,0 +1,72 @@
+"""The HTTP application: routes, middleware, and one shape for every error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from finery_gateway.auth import ApiKeyGuard, KeyRing
+from finery_gateway.health import health_routes
+from finery_gateway.openai.chat import CLIENT_CLOSED_REQUEST, chat_routes
+from finery_gateway.openai.errors import ApiError, from_finery, from_http
+from finery_gateway.openai.models import model_routes
+from finery_gateway.request_log import RequestLog, record_of
+from finery_gateway.routing.router import Router
+from finery_shared.errors import FineryError
+from finery_shared.log import Logger
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes and times of the HTTP side."""
+
+    body_bytes: int = 16 * 2**20
+    keepalive_seconds: float = 15.0
+
+
+def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits) -> FastAPI:
+    """The application over a router's backends. The caller starts and stops the router."""
+    guards = [Middleware(ApiKeyGuard, keys=keys)] if keys else []
+    app = FastAPI(
+        title="Finery",
+        description="The OpenAI API over Finery's inference services.",
+        redirect_slashes=False,
+        middleware=[Middleware(RequestLog, log=log), *guards],
+        exception_handlers={
+            ApiError: _api_error,
+            FineryError: _finery_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_gone,
+        },
+    )
+    app.include_router(health_routes(router.table))
+    app.include_router(model_routes(router.table))
+    app.include_router(chat_routes(router, limits.body_bytes, limits.keepalive_seconds))
+    return app
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    record_of(request).note(error=error.message)
+    return error.response()
+
+
+async def _finery_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FineryError)
+    record_of(request).note(reason=str(error.reason), error=error.message, detail=error.detail)
+    return from_finery(error).response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return from_http(request, error).response()
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    record_of(request).client_left()
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

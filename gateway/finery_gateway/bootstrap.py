@@ -1,0 +1,28 @@
+"""The gateway, wired: the only file that picks real implementations."""
+
+from __future__ import annotations
+
+from finery_gateway.app import Limits, create_app
+from finery_gateway.auth import KeyRing
+from finery_gateway.routing.router import Router
+from finery_gateway.routing.watcher import WatchTimes
+from finery_gateway.server import Address, GatewayProcess
+from finery_gateway.settings import Settings
+from finery_shared.log import logger
+from finery_shared.rpc import open_channel
+
+
+def build(settings: Settings) -> GatewayProcess:
+    """A gateway process, not started; must be called in its event loop."""
+    log = logger("gateway")
+    router = Router(
+        settings.inference,
+        open_channel,
+        log,
+        WatchTimes(lost=settings.lost_seconds),
+        settings.stale_seconds,
+        settings.request_seconds,
+    )
+    keys = KeyRing([key.get_secret_value() for key in settings.api_keys])
+    app = create_app(router, log, keys, Limits(settings.body_bytes, settings.keepalive_seconds))
+    return GatewayProcess(app, router, Address(settings.host, settings.port), settings.drain_seconds, log)

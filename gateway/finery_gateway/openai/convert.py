@@ -1,0 +1,57 @@
+"""OpenAI's requests as protos."""
+
+from __future__ import annotations
+
+from finery.inference.v1 import inference_pb2 as pb
+from finery_gateway.openai.schemas import ChatCompletionRequest
+
+_ROLES = {
+    "system": pb.CHAT_ROLE_SYSTEM,
+    "developer": pb.CHAT_ROLE_SYSTEM,
+    "user": pb.CHAT_ROLE_USER,
+    "assistant": pb.CHAT_ROLE_ASSISTANT,
+    "tool": pb.CHAT_ROLE_TOOL,
+}
+_FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+
+
+def to_generate(request: ChatCompletionRequest) -> pb.GenerateRequest:
+    """A chat completion as a Generate request; what the client left out stays unset."""
+    messages = [pb.ChatMessage(role=_ROLES[m.role], content=m.text) for m in request.messages]
+    return pb.GenerateRequest(
+        model=request.model, chat=pb.ChatPrompt(messages=messages), sampling=_to_sampling(request)
+    )
+
+
+def _to_sampling(request: ChatCompletionRequest) -> pb.SamplingParams:
+    return pb.SamplingParams(
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        # vLLM's API writes -1 for all tokens, the proto 0.
+        top_k=None if request.top_k is None else max(request.top_k, 0),
+        min_p=request.min_p,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty,
+        seed=request.seed,
+        stop=request.stop or [],
+        stop_token_ids=request.stop_token_ids or [],
+        n=request.n,
+        ignore_eos=request.ignore_eos,
+    )
+
+
+def finish_reason(reason: pb.FinishReason.ValueType) -> str:
+    """OpenAI's word for why an answer ended."""
+    return _FINISH.get(reason, "stop")
+
+
+def usage(used: pb.Usage) -> dict[str, object]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }

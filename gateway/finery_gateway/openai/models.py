@@ -1,0 +1,46 @@
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from finery_gateway.routing.backend import Served
+from finery_gateway.routing.table import RoutingTable
+
+
+def model_routes(table: RoutingTable) -> APIRouter:
+    """The routes, answered from the routing table."""
+    routes = APIRouter()
+
+    @routes.get("/v1/models", response_model=None)
+    async def list_models() -> Response:
+        """List the models that can be asked, oldest first."""
+        return _json({"object": "list", "data": [_model(served) for served in table.models()]})
+
+    # Model ids may hold slashes.
+    @routes.get("/v1/models/{model:path}", response_model=None)
+    async def get_model(model: str) -> Response:
+        """Describe one model."""
+        return _json(_model(table.find(model)))
+
+    return routes
+
+
+def _model(served: Served) -> dict[str, Any]:
+    deployment = served.deployment
+    return {
+        "id": deployment.model_id,
+        "object": "model",
+        "created": int(served.created),
+        "owned_by": "finery",
+        # vLLM's extension.
+        "max_model_len": deployment.max_model_len,
+    }
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")

@@ -1,0 +1,69 @@
+"""Frames of a streamed chat completion. A frame costs one JSON string, not a model."""
+
+from __future__ import annotations
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+KEEPALIVE = b": keep-alive\n\n"
+
+
+class ChatFrames:
+    """Builds the frames of one stream; what they share is encoded once."""
+
+    def __init__(self, completion_id: str, created: int, model: str, fingerprint: str | None, usage: bool) -> None:
+        head = orjson.dumps(
+            {
+                "id": completion_id,
+                "object": "chat.completion.chunk",
+                "created": created,
+                "model": model,
+                "system_fingerprint": fingerprint,
+            }
+        )
+        self._head = b"data: " + head[:-1] + b',"choices":['
+        # With include_usage every chunk says usage, null until the last one.
+        self._end = b'],"usage":null}\n\n' if usage else b"]}\n\n"
+        self._delta_tail = b'},"logprobs":null,"finish_reason":null}' + self._end
+        self._delta_heads: dict[int, bytes] = {}
+
+    def delta(self, index: int, text: str) -> bytes:
+        """New text of one answer."""
+        head = self._delta_heads.get(index)
+        if head is None:
+            head = self._delta_heads[index] = self._head + b'{"index":%d,"delta":{"content":' % index
+        return head + encode(text) + self._delta_tail
+
+    def role(self, index: int) -> bytes:
+        """The first frame of one answer."""
+        delta = b'{"index":%d,"delta":{"role":"assistant","content":""' % index
+        return self._head + delta + self._delta_tail
+
+    def finish(self, index: int, reason: str) -> bytes:
+        """The last frame of one answer. Its content is a string too: clients add it up unguarded."""
+        choice = b'{"index":%d,"delta":{"content":""},"logprobs":null,"finish_reason":%s}'
+        return self._head + choice % (index, orjson.dumps(reason)) + self._end
+
+    def usage(self, usage: dict[str, object]) -> bytes:
+        """The frame after all answers, without choices."""
+        return self._head + b'],"usage":' + orjson.dumps(usage) + b"}\n\n"
+
+
+def encode(text: str) -> bytes:
+    """A text as a JSON string that no client's line splitter can break.
+
+    JSON may hold U+0085, U+2028 and U+2029 as they are, and several HTTP libraries end a line there.
+    """
+    encoded = orjson.dumps(text)
+    if text.isascii():
+        return encoded
+    return (
+        encoded.replace(b"\xc2\x85", b"\\u0085")
+        .replace(b"\xe2\x80\xa8", b"\\u2028")
+        .replace(b"\xe2\x80\xa9", b"\\u2029")
+    )
+
+
+def error(body: bytes) -> bytes:
+    """The frame that ends a stream which failed."""
+    return b"data: " + body + b"\n\n"

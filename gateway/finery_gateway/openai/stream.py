@@ -1,0 +1,139 @@
+"""A streamed chat completion: an ASGI response that writes one frame an event."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from finery.inference.v1 import inference_pb2 as pb
+from finery_gateway.client_watch import ClientWatch
+from finery_gateway.openai import convert, sse
+from finery_gateway.openai.errors import ApiError, from_finery
+from finery_gateway.request_log import RequestRecord
+from finery_gateway.routing.generation import ClientGoneError, Generation
+from finery_shared.errors import FineryError
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # nginx holds a proxied response back unless told not to.
+    (b"x-accel-buffering", b"no"),
+]
+_SHUTDOWN = ApiError(503, "The server is shutting down. Try again.", code="service_unavailable", type="server_error")
+
+
+@dataclass(frozen=True)
+class StreamHead:
+    """What all frames of one stream share."""
+
+    completion_id: str
+    created: int
+    model: str
+    include_usage: bool
+
+
+class ChatStream(Response):
+    """Sends the status with the first event, so that a request which fails before has a proper HTTP error.
+
+    Raises FineryError for such a failure. A later one is an error frame, and no [DONE] follows it. A model that takes
+    long to begin makes the status go out with the first keep-alive comment.
+    """
+
+    def __init__(
+        self, generation: Generation, head: StreamHead, record: RequestRecord, keepalive_seconds: float
+    ) -> None:
+        super().__init__()
+        self._generation = generation
+        self._head = head
+        self._record = record
+        self._keepalive_seconds = keepalive_seconds
+        self._lock = asyncio.Lock()
+        self._started = False
+        self._finished = False
+        self._writes = 0
+        self._writes_at_tick = 0
+        self._seen: set[int] = set()
+        self._frames: sse.ChatFrames | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the stream."""
+        self._send = send
+        async with ClientWatch(receive, self._on_gone, self._keepalive_seconds, self._keep_alive):
+            try:
+                await self._relay()
+            except ClientGoneError:
+                self._record.client_left()
+            except FineryError as failure:
+                await self._fail(failure)
+            except asyncio.CancelledError:
+                if self._started and not self._finished:
+                    await self._write(sse.error(_SHUTDOWN.body()), last=True)
+                raise
+            finally:
+                self._generation.close()
+                self._record.note(backend=self._generation.backend)
+
+    async def _relay(self) -> None:
+        async with aclosing(self._generation.events()) as events:
+            async for event in events:
+                if self._frames is None:
+                    self._frames = self._begin()
+                if event.HasField("chunk"):
+                    if frame := self._delta(self._frames, event.chunk):
+                        await self._write(frame)
+                else:
+                    await self._write(self._ending(self._frames, event.complete), last=True)
+
+    def _begin(self) -> sse.ChatFrames:
+        self._record.mark_first()
+        head = self._head
+        return sse.ChatFrames(
+            head.completion_id, head.created, head.model, self._generation.fingerprint, head.include_usage
+        )
+
+    def _delta(self, frames: sse.ChatFrames, chunk: pb.GenerateChunk) -> bytes:
+        index, text = chunk.index, chunk.text
+        if index in self._seen:
+            return frames.delta(index, text) if text else b""
+        self._seen.add(index)
+        return frames.role(index) + (frames.delta(index, text) if text else b"")
+
+    def _ending(self, frames: sse.ChatFrames, complete: pb.GenerateComplete) -> bytes:
+        pieces = [frames.role(f.index) for f in complete.finishes if f.index not in self._seen]
+        pieces += [frames.finish(f.index, convert.finish_reason(f.finish_reason)) for f in complete.finishes]
+        if self._head.include_usage:
+            pieces.append(frames.usage(convert.usage(complete.usage)))
+        pieces.append(sse.DONE)
+        self._record.note_usage(complete.usage)
+        return b"".join(pieces)
+
+    async def _fail(self, failure: FineryError) -> None:
+        if not self._started:
+            raise failure
+        if self._finished:
+            return
+        self._record.note(reason=str(failure.reason), error=failure.message, detail=failure.detail)
+        await self._write(sse.error(from_finery(failure).body()), last=True)
+
+    async def _write(self, data: bytes, last: bool = False) -> None:
+        async with self._lock:
+            if not self._started:
+                self._started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            self._writes += 1
+            self._finished = last
+            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def _keep_alive(self) -> None:
+        if self._writes == self._writes_at_tick and not self._finished:
+            await self._write(sse.KEEPALIVE)
+        self._writes_at_tick = self._writes
+
+    def _on_gone(self) -> None:
+        # Servers report a disconnect, too, once the response is complete.
+        if not self._finished:
+            self._generation.cancel()

@@ -1,0 +1,1 @@
+"""From a model id to an inference process that serves it."""

@@ -1,0 +1,113 @@
+"""One inference process, as the gateway knows it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from finery.inference.v1 import deployments_pb2, deployments_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+GenerateCall = grpc.aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]
+WatchCall = grpc.aio.UnaryStreamCall[deployments_pb2.WatchDeploymentsRequest, deployments_pb2.WatchDeploymentsResponse]
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A deployment as a backend last told it."""
+
+    deployment: deployments_pb2.Deployment
+    fingerprint: str
+    """Changes when the deployment's configuration does; OpenAI's system_fingerprint."""
+
+    @property
+    def state(self) -> deployments_pb2.DeploymentState.ValueType:
+        """Where the deployment is in its life."""
+        return self.deployment.state
+
+    @property
+    def created(self) -> float:
+        """When it was created, in seconds since the epoch."""
+        stamp = self.deployment.create_time
+        return stamp.seconds + stamp.nanos / 1e9
+
+
+class Backend:
+    """A channel to one inference process, what it serves, and the generations that run there."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel, clock: Callable[[], float]) -> None:
+        self.address = address
+        self.connected = False
+        self.draining = False
+        self.served: dict[str, Served] = {}
+        self._channel = channel
+        self._clock = clock
+        self._heard_at = float("-inf")
+        self._running: set[GenerateCall] = set()
+        self._inference = inference_pb2_grpc.InferenceServiceStub(channel)
+        self._deployments = deployments_pb2_grpc.DeploymentServiceStub(channel)
+
+    @property
+    def in_flight(self) -> int:
+        """Generations of this gateway process that run there."""
+        return len(self._running)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since its last snapshot."""
+        return self._clock() - self._heard_at
+
+    def is_ready(self, model: str) -> bool:
+        """Whether it can be sent a request for a model now."""
+        served = self.served.get(model)
+        return (
+            served is not None
+            and self.connected
+            and not self.draining
+            and served.state == deployments_pb2.DEPLOYMENT_STATE_READY
+        )
+
+    def watch(self) -> WatchCall:
+        """A stream of snapshots."""
+        return self._deployments.WatchDeployments(deployments_pb2.WatchDeploymentsRequest())
+
+    def generate(self, request: inference_pb2.GenerateRequest, metadata: Metadata, timeout: float) -> GenerateCall:
+        """Start a generation; ``release`` must follow. ``timeout`` is in seconds."""
+        call = self._inference.Generate(request, metadata=metadata, timeout=timeout)
+        self._running.add(call)
+        return call
+
+    def release(self, call: GenerateCall) -> None:
+        """Forget a generation, cancelling what is left of it."""
+        self._running.discard(call)
+        call.cancel()
+
+    def hear(self, snapshot: deployments_pb2.WatchDeploymentsResponse) -> None:
+        """Take a snapshot in: it replaces the one before."""
+        self._heard_at = self._clock()
+        self.connected = True
+        self.draining = snapshot.draining
+        self.served = {d.model_id: Served(d, _fingerprint(d)) for d in snapshot.deployments}
+
+    def lose(self) -> None:
+        """The process can't be heard any more. What it served is remembered, so that errors can tell."""
+        self.connected = False
+
+    def abandon(self) -> None:
+        """End all generations there."""
+        for call in list(self._running):
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the channel; running generations end."""
+        self.lose()
+        await self._channel.close()
+
+
+def _fingerprint(deployment: deployments_pb2.Deployment) -> str:
+    digest = hashlib.sha256(deployment.model_type.encode())
+    digest.update(deployment.spec.SerializeToString(deterministic=True))
+    return f"fp_{digest.hexdigest()[:10]}"

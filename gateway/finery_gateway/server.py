@@ -1,0 +1,115 @@
+"""The gateway as a process: one socket, uvicorn on it, and the router behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import math
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from finery_gateway.routing.router import Router
+from finery_shared.errors import FineryError, Reason
+from finery_shared.log import Logger
+
+BACKLOG = 2048
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+class GatewayProcess:
+    """Starts and stops everything in order."""
+
+    def __init__(self, app: FastAPI, router: Router, address: Address, drain_seconds: float, log: Logger) -> None:
+        self._router = router
+        self._address = address
+        self._log = log
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                # Longer than clients keep their idle connections, so that none meets a closing one.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=math.ceil(drain_seconds),
+                backlog=BACKLOG,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listen and serve; returns "host:port" with the real port. Raises PORT_IN_USE."""
+        listener = bind(self._address)
+        logging.getLogger("uvicorn.error").addHandler(_ToStructlog(self._log))
+        await self._router.start()
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.005)
+        host, port = listener.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def stop(self) -> None:
+        """Take no new connections, let running answers finish, then end them."""
+        if self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+        await self._router.stop()
+
+
+def bind(address: Address) -> socket.socket:
+    """A listening socket. Raises PORT_IN_USE, also for an address that is not this machine's."""
+    where = f"{address.host}:{address.port}"
+    try:
+        info = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, target = info[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise FineryError(Reason.INVALID_ARGUMENT, f"FINERY_GATEWAY_LISTEN={where}: {error.strerror}.") from error
+    try:
+        # A port in TIME_WAIT is free; one that another process listens on is not.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(target)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = "is in use by another process" if error.errno == errno.EADDRINUSE else f"can't be bound: {error.strerror}"
+        message = f"{where} {why}. Set FINERY_GATEWAY_LISTEN to another HOST:PORT."
+        raise FineryError(Reason.PORT_IN_USE, message) from error
+    listener.setblocking(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _ToStructlog(logging.Handler):
+    """Passes uvicorn's warnings on."""
+
+    def __init__(self, log: Logger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        self._log.log(record.levelno, record.getMessage(), part="uvicorn", exc_info=record.exc_info)

@@ -1,0 +1,103 @@
+"""What the gateway can be told, read from FINERY_GATEWAY_* and FINERY_INFERENCE."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from finery_shared.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Settings of one gateway process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FINERY_GATEWAY_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )
+
+    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")] = "127.0.0.1:8000"
+    """HOST:PORT to serve HTTP on; port 0 takes a free one."""
+
+    inference: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.1:50053",), validation_alias="FINERY_INFERENCE"
+    )
+    """Inference processes, HOST:PORT or dns:///HOST:PORT, separated by commas."""
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys that clients may use, separated by commas; "sha256:<hex>" holds a key's digest. None: no key is needed."""
+
+    allow_open: bool = False
+    """Serve other machines without any key, on purpose."""
+
+    request_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """Longest time that one answer may take."""
+
+    body_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
+    """Longest request body."""
+
+    keepalive_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """A stream that has nothing to say sends a comment this often."""
+
+    stale_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """An inference process that was silent for this long gets requests only if no other one has the model."""
+
+    lost_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """An inference process that was silent for this long counts as dead; its requests end."""
+
+    @field_validator("inference", "api_keys", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("inference")
+    @classmethod
+    def _some_backend(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("expected at least one HOST:PORT, separated by commas")
+        for address in value:
+            port = address.removeprefix("dns:///").rpartition(":")[2]
+            if not port.isdecimal():
+                raise ValueError(f"expected HOST:PORT or dns:///HOST:PORT, got {address!r}")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("api_keys")
+    @classmethod
+    def _whole_digests(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in value:
+            text = key.get_secret_value()
+            if text.startswith("sha256:") and not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+                raise ValueError("expected 64 lower-case hex digits after sha256:")
+        return value
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        if self.api_keys or self.allow_open or is_loopback(self.host):
+            return self
+        raise ValueError(
+            f"FINERY_GATEWAY_LISTEN={self.listen} would serve other machines without a key. Set"
+            " FINERY_GATEWAY_API_KEYS, or FINERY_GATEWAY_ALLOW_OPEN=1 if that is meant."
+        )
+
+    @property
+    def host(self) -> str:
+        """The host part of ``listen``."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port part of ``listen``."""
+        return int(self.listen.rpartition(":")[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
