@@ -53,7 +53,7 @@ class ServiceSettings(BaseSettings):
             return cls()
         except ValidationError as error:
             prefix = str(cls.model_config.get("env_prefix", ""))
-            lines = [f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+            lines = [f"{_variable(prefix, e['loc'])}{e['msg']}" for e in error.errors()]
             raise FineryError(Reason.INVALID_ARGUMENT, "; ".join(lines)) from error
 
     def check_path(self, path: str | Path, field: str) -> Path:
@@ -69,3 +69,11 @@ class ServiceSettings(BaseSettings):
             f"{field}: {real} lies outside the directories that this service may use. Add its folder to {setting}.",
             field=field,
         )
+
+
+def _variable(prefix: str, location: tuple[int | str, ...]) -> str:
+    """The variable that a validation error is about; none for an error of several together."""
+    name = "_".join(map(str, location)).upper()
+    if not name:
+        return ""
+    return f"{name}: " if name.startswith("FINERY_") else f"{prefix}{name}: "

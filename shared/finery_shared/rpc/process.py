@@ -24,11 +24,17 @@ class Application(Protocol):
         """Drain and end."""
 
 
-def run_process(service: str, build: Callable[[], Application], announcement: Callable[[], Path | None]) -> int:
+def run_process(
+    service: str,
+    build: Callable[[], Application],
+    announcement: Callable[[], Path | None],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
     """Run one service until SIGTERM or SIGINT; the exit status. A start that fails is one line with the remedy."""
     configure(service)
     try:
-        asyncio.run(_serve(service, build, announcement))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_serve(service, build, announcement))
     except FineryError as error:
         logger("process").error("can't start", reason=str(error.reason), error=error.message, detail=error.detail)
         return 1
