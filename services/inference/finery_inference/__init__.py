@@ -1,0 +1,1 @@
+"""The inference service: models that are loaded, and what they answer."""
