@@ -78,7 +78,7 @@ def _explain(errors: list[ErrorDetails]) -> ApiError:
     first = min(errors, key=lambda e: e["type"] in ("extra_forbidden", "missing"))
     path, kind, value = parameter_path(first["loc"]), first["type"], first["input"]
     if kind == "missing":
-        return ApiError(400, f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+        return _missing(path)
     if kind == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {path}", path, "unknown_parameter")
     if kind == "conflict":
@@ -95,12 +95,14 @@ def _explain_role(path: str, message: Any) -> ApiError:
     if not isinstance(message, dict):
         return _wrong_type(path, "an object", message)
     if "role" not in message:
-        return ApiError(
-            400, f"Missing required parameter: '{path}.role'.", f"{path}.role", "missing_required_parameter"
-        )
+        return _missing(f"{path}.role")
     supported = ", ".join(f"'{role}'" for role in ROLES)
     text = f"Invalid value: {_echo(message['role'])}. Supported values are: {supported}."
     return ApiError(400, text, f"{path}.role", "invalid_value")
+
+
+def _missing(path: str) -> ApiError:
+    return ApiError(400, f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
 
 
 def _wrong_type(path: str, expected: str, value: Any) -> ApiError:

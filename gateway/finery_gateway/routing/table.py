@@ -77,7 +77,8 @@ class RoutingTable:
         addresses = ", ".join(sorted(b.address for b in self._backends))
         return FineryError(
             Reason.SERVICE_UNAVAILABLE,
-            f"No inference service can be reached at {addresses}. Start one (`finery up` does), or set FINERY_INFERENCE.",
+            f"No inference service can be reached at {addresses}. Start one (`finery up` does), or set"
+            " FINERY_INFERENCE.",
         )
 
     def _unknown(self, model: str) -> FineryError:

@@ -1,0 +1,58 @@
+"""A gateway on a loopback port in the test's own event loop, over real gRPC servers that answer by script."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from finery_gateway.bootstrap import build
+from finery_gateway.settings import Settings
+from tests.fakes.inference_service import FakeInference
+
+Start = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+async def fake(stack: AsyncExitStack) -> FakeInference:
+    fake = FakeInference()
+    await fake.start()
+    stack.push_async_callback(fake.stop)
+    return fake
+
+
+@pytest.fixture
+async def start_gateway(stack: AsyncExitStack) -> Start:
+    """Starts a gateway over some fakes; returns its base URL."""
+
+    async def start(*fakes: FakeInference, **settings: object) -> str:
+        addresses = tuple(f.address for f in fakes)
+        process = build(Settings(inference=addresses, **{"listen": "127.0.0.1:0", "drain_seconds": 2, **settings}))
+        stack.push_async_callback(process.stop)
+        return f"http://{await process.start()}"
+
+    return start
+
+
+@pytest.fixture
+async def url(start_gateway: Start, fake: FakeInference) -> str:
+    return await start_gateway(fake)
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=20) as client:
+        yield client
