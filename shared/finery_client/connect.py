@@ -1,0 +1,107 @@
+"""The services that a command uses: others' if there are some, else private ones for its duration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from finery_client.endpoints import Directory, Endpoint
+from finery_client.launch import Launch, ServiceProcess
+from finery_client.local import LOOPBACK, Machine, private_name
+from finery_client.specs import Surroundings
+from finery_shared.home import Home
+
+START_SECONDS = 60.0
+"""A service that does not serve by then is given up."""
+
+DRAIN_SECONDS = "3"
+"""A private service has no other callers, so it need not wait long for them to finish."""
+
+
+class Connection:
+    """Endpoints by service. Use it in a ``with`` statement: at its end everything private is stopped."""
+
+    def __init__(self, machine: Machine, notice: Callable[[str], None] | None = None) -> None:
+        self.here = Surroundings(machine.cwd, machine.env)
+        self.directory = Directory(machine)
+        self._machine = machine
+        self._notice = notice or (lambda _: None)
+        self._launch = Launch()
+        self._private: dict[str, Endpoint] = {}
+        self._announcements: Path | None = None
+
+    @classmethod
+    def from_env(cls, notice: Callable[[str], None] | None = None) -> Self:
+        """By this process's environment and directory. ``notice`` hears what is started."""
+        return cls(Machine(Home.from_env(), Path.cwd(), os.environ), notice)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what was started. Can be called again."""
+        self._launch.stop()
+        self._private.clear()
+        if self._announcements is not None:
+            self._machine.discard_private()
+            self._announcements = None
+
+    def endpoint(self, service: str, settings: Mapping[str, str] | None = None) -> Endpoint:
+        """Where a service is; a private one is started if there is no other. Raises what keeps it from starting."""
+        return self.endpoints(service, settings)[0]
+
+    def endpoints(self, service: str, settings: Mapping[str, str] | None = None) -> tuple[Endpoint, ...]:
+        """All processes of a service, as `endpoint`."""
+        if service in self._private:
+            return (self._private[service],)
+        return self.directory.find(service) or (self._start(service, settings),)
+
+    def serving(self, port: int = 0) -> tuple[tuple[Endpoint, ...], Endpoint]:
+        """The inference processes, and a gateway that routes to them.
+
+        A gateway that this command has to start listens on ``port`` (0: a free one). Another's gateway is only used
+        with another's inference processes, since it does not know private ones.
+        """
+        inference = self.endpoints("inference")
+        if not inference[0].private and (found := self._gateways()):
+            return inference, found[0]
+        if "gateway" not in self._private:
+            backends = [endpoint.address for endpoint in inference]
+            self._private["gateway"] = self._run("gateway", f"{LOOPBACK}:{port}", None, backends, {})
+        return inference, self._private["gateway"]
+
+    def _gateways(self) -> tuple[Endpoint, ...]:
+        """Others' gateways that know the inference processes in use: `finery up`'s knows its own alone."""
+        named = self.directory.named("gateway")
+        return named if named or self.directory.named("inference") else self.directory.announced("gateway")
+
+    def _start(self, service: str, settings: Mapping[str, str] | None) -> Endpoint:
+        instance = private_name() if service == "inference" else None
+        endpoint = self._run(service, f"{LOOPBACK}:0", instance, [], settings or {})
+        self._private[service] = endpoint
+        return endpoint
+
+    def _run(
+        self, service: str, listen: str, instance: str | None, inference: list[str], settings: Mapping[str, str]
+    ) -> Endpoint:
+        self._announcements = self._announcements or self._machine.private_directory()
+        announcement = self._announcements / f"{service}.json"
+        drain = {f"FINERY_{service.upper()}_DRAIN_SECONDS": DRAIN_SECONDS}
+        program = self._machine.program(
+            service,
+            announcement,
+            listen=listen,
+            instance=instance,
+            inference=inference,
+            settings={**drain, **settings},
+        )
+        self._notice(f"starting the {service} for this command (`finery up` keeps it running)")
+        process: ServiceProcess = self._launch.start(program)
+        address = process.wait_ready(START_SECONDS)
+        return Endpoint(service, address, private=True, death=process.death)

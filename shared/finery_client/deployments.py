@@ -1,0 +1,119 @@
+"""Deployments: models that inference processes have loaded."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from finery.inference.v1 import deployments_pb2 as proto
+from finery.inference.v1.deployments_pb2_grpc import DeploymentServiceStub
+from finery_client.calls import Calls
+from finery_client.endpoints import Endpoint
+from finery_shared.errors import FineryError, Reason
+
+READY = proto.DEPLOYMENT_STATE_READY
+FAILED = proto.DEPLOYMENT_STATE_FAILED
+
+WATCH_SECONDS = 30.0
+"""Longest single watch: a stream that went silent is opened again."""
+
+LOST_SECONDS = 60.0
+"""How long an inference process may be away while it loads a model."""
+
+OnState = Callable[[proto.Deployment], None]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A deployment and the process that has it."""
+
+    deployment: proto.Deployment
+    endpoint: Endpoint
+
+
+class Deployments:
+    """The deployments of one inference process. Every method raises FineryError."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._stub = DeploymentServiceStub(calls.channel)
+
+    def create(self, spec: proto.DeploymentSpec) -> proto.Deployment:
+        """Store a deployment and begin to load it."""
+        request = proto.CreateDeploymentRequest(spec=spec, request_id=str(uuid.uuid4()))
+        return self._calls.unary(self._stub.CreateDeployment, request).deployment
+
+    def list(self) -> Sequence[proto.Deployment]:
+        """All of them, oldest first."""
+        request = proto.ListDeploymentsRequest(page_size=1000)
+        return self._calls.unary(self._stub.ListDeployments, request).deployments
+
+    def delete(self, name: str) -> None:
+        """Unload a model and forget it."""
+        self._calls.unary(self._stub.DeleteDeployment, proto.DeleteDeploymentRequest(name=name))
+
+    def wait_ready(self, name: str, on_state: OnState | None = None) -> proto.Deployment:
+        """Wait until a deployment answers requests.
+
+        One that can't be loaded is deleted, so that its model id is free again, and its error is raised. Raises
+        DEPLOYMENT_NOT_FOUND if someone deletes it, SERVICE_UNAVAILABLE if the process stays away.
+        """
+        last_sign = time.monotonic()
+        while True:
+            try:
+                request = proto.WatchDeploymentsRequest()
+                for message in self._calls.stream(self._stub.WatchDeployments, request, WATCH_SECONDS):
+                    last_sign = time.monotonic()
+                    deployment = _pick(message.deployments, name)
+                    if on_state is not None:
+                        on_state(deployment)
+                    if deployment.state == READY:
+                        return deployment
+                    if deployment.state == FAILED:
+                        self.delete(name)
+                        raise _failure(deployment)
+            except FineryError as error:
+                away = error.reason in (Reason.SERVICE_UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.CANCELLED)
+                dead = self._calls.endpoint.death() is not None
+                if not away or dead or time.monotonic() - last_sign > LOST_SECONDS:
+                    raise
+            time.sleep(0.5)
+
+
+def _pick(deployments: Sequence[proto.Deployment], name: str) -> proto.Deployment:
+    for deployment in deployments:
+        if deployment.name == name:
+            return deployment
+    raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, f"{name} was deleted while it was loading.", name=name)
+
+
+def _failure(deployment: proto.Deployment) -> FineryError:
+    reason = deployment.error.reason
+    known = Reason(reason) if reason in Reason.__members__ else Reason.ENGINE_FAILED
+    what = deployment.error.message or "the engine gave no reason; see the service's log"
+    return FineryError(known, f"{deployment.model_id} could not be loaded: {what}", model=deployment.model_id)
+
+
+def place(endpoints: Sequence[Endpoint], spec: proto.DeploymentSpec) -> Placed:
+    """Create a deployment in the process that has the fewest.
+
+    Raises MODEL_TAKEN when any of the processes serves the wanted model id already.
+    """
+    loads: list[tuple[int, int]] = []
+    for index, endpoint in enumerate(endpoints):
+        with Calls(endpoint) as calls:
+            existing = Deployments(calls).list()
+        wanted = spec.served_model_name
+        if wanted and any(deployment.model_id == wanted for deployment in existing):
+            raise FineryError(
+                Reason.MODEL_TAKEN,
+                f"The model id {wanted!r} is taken by another deployment. Choose another one with "
+                "--served_model_name, or delete it: `finery deployments delete`.",
+                model=wanted,
+            )
+        loads.append((len(existing), index))
+    endpoint = endpoints[min(loads)[1]]
+    with Calls(endpoint) as calls:
+        return Placed(Deployments(calls).create(spec), endpoint)

@@ -1,0 +1,107 @@
+"""How each service is started on this machine: its interpreter, its settings, its files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finery_client.launch import Program
+from finery_shared.errors import FineryError, Reason
+from finery_shared.home import Home, announced, process_start_time
+
+SERVICES = ("trainer", "quantizer", "inference", "gateway")
+"""Every service, in the order in which they start."""
+
+PORTS = {"gateway": 8000, "trainer": 50051, "quantizer": 50052, "inference": 50053}
+"""Default port of each service; further inference processes take the ports that follow."""
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A place to run services: FINERY_HOME, and the directory and variables of the command."""
+
+    home: Home
+    cwd: Path
+    env: Mapping[str, str]
+
+    def program(
+        self,
+        service: str,
+        announcement: Path,
+        *,
+        listen: str | None = None,
+        instance: str | None = None,
+        inference: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+    ) -> Program:
+        """A service as a program. ``listen`` is HOST:PORT, by default what the environment or the service says.
+
+        ``instance`` names one of several inference processes; ``inference`` are the gateway's backends. Raises
+        SERVICE_UNAVAILABLE when the service's environment is not built.
+        """
+        prefix = f"FINERY_{service.upper()}_"
+        env = {**self.env, "FINERY_HOME": str(self.home.root), f"{prefix}ANNOUNCE": str(announcement)}
+        if listen is not None:
+            env[f"{prefix}LISTEN"] = listen
+        if service != "gateway":
+            env[f"{prefix}ALLOWED_ROOTS"] = self._roots(env.get(f"{prefix}ALLOWED_ROOTS", ""))
+        if instance is not None:
+            env[f"{prefix}INSTANCE"] = instance
+        if inference:
+            env["FINERY_INFERENCE"] = ",".join(inference)
+        env.update(settings or {})
+        name = service if instance in (None, "0") else f"{service} {instance}"
+        command = (str(self._python(service)), "-m", f"finery_{service}")
+        return Program(name, command, env, announcement, self.log(service, instance))
+
+    def log(self, service: str, instance: str | None = None) -> Path:
+        """The file that a service's log goes to."""
+        state = self.home.service(service)
+        return (state / instance if instance is not None else state) / "service.log"
+
+    def private_directory(self) -> Path:
+        """Where the private processes of this command announce themselves; swept of what dead commands left."""
+        run = self.home.service("run")
+        for directory in (*run.glob("private-*"), *self.home.service("inference").glob("private-*")):
+            if not _owner_lives(directory) and not any(announced(path) for path in directory.glob("*.json")):
+                shutil.rmtree(directory, ignore_errors=True)
+        own = run / private_name()
+        own.mkdir(mode=0o700, exist_ok=True)
+        return own
+
+    def discard_private(self) -> None:
+        """Remove what this command's private processes kept."""
+        for service in ("run", "inference"):
+            shutil.rmtree(self.home.service(service) / private_name(), ignore_errors=True)
+
+    def _roots(self, given: str) -> str:
+        return os.pathsep.join(dict.fromkeys([str(self.cwd), *filter(None, given.split(os.pathsep))]))
+
+    def _python(self, service: str) -> Path:
+        if service == "gateway":
+            return Path(sys.executable)
+        venvs = Path(self.env.get("FINERY_VENVS") or Path(sys.prefix).parent).absolute()
+        python = venvs / service / "bin" / "python"
+        if not python.exists():
+            raise FineryError(
+                Reason.SERVICE_UNAVAILABLE,
+                f"The environment of the {service} is not built: there is no {python}. Run `make env-{service}`, or "
+                "set FINERY_VENVS to the folder that has the environments.",
+            )
+        return python
+
+
+def private_name() -> str:
+    """Name of this command's private things: its pid and start time, since a pid alone is reused."""
+    return f"private-{os.getpid()}-{process_start_time(os.getpid()) or 0}"
+
+
+def _owner_lives(directory: Path) -> bool:
+    _, pid, start = (*directory.name.split("-"), "", "")[:3]
+    return pid.isdecimal() and start.isdecimal() and process_start_time(int(pid)) == int(start)

@@ -1,0 +1,74 @@
+"""The keyword arguments of the SDK's calls, for type checkers: the fields of the argument classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+
+class SftOptions(TypedDict, total=False):
+    """See `SftArguments`."""
+
+    model_type: str
+    model_id_or_path: str
+    dataset: Sequence[str]
+    dataset_test_ratio: float | None
+    dataset_seed: int | None
+    model_name: Sequence[str]
+    model_author: Sequence[str]
+    system: str | None
+    max_length: int | None
+    output_dir: str
+    lora_target_modules: Sequence[str]
+    lora_rank: int | None
+    lora_alpha: float | None
+    lora_dropout: float | None
+    learning_rate: float | None
+    num_train_epochs: float | None
+    max_steps: int | None
+    batch_size: int | None
+    gradient_accumulation_steps: int | None
+    weight_decay: float | None
+    warmup_ratio: float | None
+    max_grad_norm: float | None
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] | None
+    eval_steps: int | None
+    save_steps: int | None
+    save_total_limit: int | None
+    logging_steps: int | None
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] | None
+    seed: int | None
+    deepspeed: str
+
+
+class ExportOptions(TypedDict, total=False):
+    """See `ExportArguments`."""
+
+    ckpt_dir: str
+    model_type: str
+    model_id_or_path: str
+    merge_lora: bool
+    quant_bits: int
+    quant_method: str
+    dataset: Sequence[str]
+    quant_n_samples: int | None
+    quant_seqlen: int | None
+    dataset_seed: int | None
+    output_dir: str
+    exist_ok: bool
+
+
+class DeployOptions(TypedDict, total=False):
+    """See `DeployArguments`."""
+
+    ckpt_dir: str
+    model_type: str
+    model_id_or_path: str
+    merge_lora: bool
+    infer_backend: str
+    max_model_len: int | None
+    served_model_name: str
+    dtype: Literal["auto", "bfloat16", "float16", "float32"]
+    gpu_memory_utilization: float | None
+    tensor_parallel_size: int | None
+    port: int
