@@ -26,3 +26,9 @@ $(VENVS)/trainer/.done: $(VENVS)/tools/.done services/trainer/pyproject.toml ser
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(INSTALL) -c services/trainer/constraints.txt -e protos/gen -e shared/finery_shared -e 'services/trainer[test]'
 	@touch $@
+
+$(VENVS)/quantizer/.done: $(VENVS)/tools/.done services/quantizer/pyproject.toml services/quantizer/constraints.txt services/quantizer/uv.toml $(STUBS) $(SHARED)
+	@echo "environment: quantizer"
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(INSTALL) --config-file services/quantizer/uv.toml -c services/quantizer/constraints.txt -e protos/gen -e shared/finery_shared -e 'services/quantizer[test]'
+	@touch $@
