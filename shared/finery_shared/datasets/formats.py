@@ -126,15 +126,17 @@ def _checked(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     blank = next((turn.role for turn in turns if not turn.content.strip()), None)
     if blank is not None:
         raise RowProblem(f"the {blank}'s text is empty")
-    return tuple(Turn(turn.role, _trim(turn.content), turn.lang) for turn in turns)
+    return tuple(Turn(turn.role, _trimmed(turn), turn.lang) for turn in turns)
 
 
-def _trim(text: str) -> str:
-    """Drop blank lines at both ends and trailing spaces; an indented first line stays.
+def _trimmed(turn: Turn) -> str:
+    """Drop space at a text's ends; a question that starts with an indented line keeps its indent.
 
-    A leading newline would melt into the one that chat templates put before the text, so that the prompt of training
-    and of serving differ.
+    Space before an answer would melt into the newline that chat templates put there, so that training would see a
+    prompt which serving never sends.
     """
-    lines = text.rstrip().split("\n")
+    if turn.role == "assistant":
+        return turn.content.strip()
+    lines = turn.content.rstrip().split("\n")
     first = next(index for index, line in enumerate(lines) if line.strip())
     return "\n".join(lines[first:])
