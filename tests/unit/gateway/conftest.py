@@ -7,8 +7,14 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from finery_gateway.app import Limits, create_app
+from finery_gateway.auth import KeyRing
 from finery_gateway.bootstrap import build
+from finery_gateway.routing.router import Router
+from finery_gateway.routing.watcher import WatchTimes
 from finery_gateway.settings import Settings
+from finery_shared.log import logger
+from finery_shared.rpc import open_channel
 from tests.fakes.inference_service import FakeInference
 
 Start = Callable[..., Awaitable[str]]
@@ -50,6 +56,16 @@ async def url(start_gateway: Start, fake: FakeInference) -> str:
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
         yield client
+
+
+@pytest.fixture
+async def lone_http() -> AsyncIterator[httpx.AsyncClient]:
+    """The application without a server, over a backend that is not there: for what it answers by itself."""
+    router = Router(["127.0.0.1:1"], open_channel, logger("test"), WatchTimes())
+    app = create_app(router, logger("test"), KeyRing([]), Limits())
+    async with httpx.AsyncClient(base_url="http://gateway", transport=httpx.ASGITransport(app)) as client:
+        yield client
+    await router.stop()
 
 
 @pytest.fixture
