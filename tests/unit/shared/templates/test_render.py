@@ -8,6 +8,8 @@ from finery_shared.datasets import load
 from finery_shared.errors import FineryError, Reason
 from finery_shared.templates import ChatTokenizer, render, render_prompt
 
+from .templated import Templated
+
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 
 
@@ -131,38 +133,29 @@ def refusal(tokenizer: ChatTokenizer, messages: list[dict[str, str]]) -> str:
     return caught.value.message
 
 
-def with_template(qwen: ChatTokenizer, template: str) -> ChatTokenizer:
-    import copy
-
-    changed: Any = copy.deepcopy(qwen)
-    changed.chat_template = template
-    other: ChatTokenizer = changed
-    return other
-
-
 LOOP = "{% for m in messages %}"
 
 
 def test_template_that_refuses_a_role(qwen: ChatTokenizer) -> None:
     template = LOOP + "{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}{% endfor %}"
-    assert "no system role" in refusal(with_template(qwen, template), chat("a", "b", system="s"))
+    assert "no system role" in refusal(Templated(qwen, template), chat("a", "b", system="s"))
 
 
 def test_template_that_rewrites_earlier_turns(qwen: ChatTokenizer) -> None:
     template = "{{ messages | length }}" + LOOP + "<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
-    assert "renders earlier turns differently" in refusal(with_template(qwen, template), chat("a", "b"))
+    assert "renders earlier turns differently" in refusal(Templated(qwen, template), chat("a", "b"))
 
 
 def test_template_that_never_ends_a_turn(qwen: ChatTokenizer) -> None:
     template = (
         LOOP + "{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    assert "never learn to stop" in refusal(with_template(qwen, template), chat("a", "b"))
+    assert "never learn to stop" in refusal(Templated(qwen, template), chat("a", "b"))
 
 
 def test_template_that_changes_the_answer(qwen: ChatTokenizer) -> None:
     template = LOOP + "{{ m['content'] | upper }}<|im_end|>{% endfor %}"
-    assert "does not occur in the rendered turn" in refusal(with_template(qwen, template), chat("a", "bc"))
+    assert "does not occur in the rendered turn" in refusal(Templated(qwen, template), chat("a", "bc"))
 
 
 def test_template_that_trims_is_followed(qwen: ChatTokenizer) -> None:
@@ -170,7 +163,7 @@ def test_template_that_trims_is_followed(qwen: ChatTokenizer) -> None:
         LOOP + "<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    assert learned(with_template(qwen, template), chat("a", "  bc \n")) == ["bc<|im_end|>"]
+    assert learned(Templated(qwen, template), chat("a", "  bc \n")) == ["bc<|im_end|>"]
 
 
 def test_template_with_thoughts_in_the_last_turn_only(qwen: ChatTokenizer) -> None:
@@ -181,7 +174,7 @@ def test_template_with_thoughts_in_the_last_turn_only(qwen: ChatTokenizer) -> No
         "{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    assert learned(with_template(qwen, template), chat("a", "b", "c", "d")) == [
+    assert learned(Templated(qwen, template), chat("a", "b", "c", "d")) == [
         "b<|im_end|>",
         "<think>\n\n</think>\n\nd<|im_end|>",
     ]

@@ -1,6 +1,6 @@
-from typing import Any
-
 from finery_shared.templates import ChatTokenizer, default_system, stop_token_ids
+
+from .templated import Templated
 
 
 def test_stop_tokens(qwen: ChatTokenizer, smollm2: ChatTokenizer) -> None:
@@ -18,8 +18,10 @@ def test_default_system_prompt_is_read_off_the_template(qwen: ChatTokenizer, smo
 
 
 def test_template_without_default_system_prompt(qwen: ChatTokenizer) -> None:
-    import copy
+    template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+    assert default_system(Templated(qwen, template)) is None
 
-    plain: Any = copy.deepcopy(qwen)
-    plain.chat_template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
-    assert default_system(plain) is None
+
+def test_template_that_refuses_system_messages(qwen: ChatTokenizer) -> None:
+    template = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    assert default_system(Templated(qwen, template)) is None
