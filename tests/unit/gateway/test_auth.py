@@ -1,0 +1,40 @@
+"""API keys on every /v1 path, and on no other."""
+
+import hashlib
+
+import httpx
+import pytest
+
+from tests.fakes.inference_service import FakeInference
+from tests.unit.gateway.conftest import Start
+
+DIGEST = hashlib.sha256(b"second").hexdigest()
+
+
+@pytest.fixture
+async def guarded(start_gateway: Start, fake: FakeInference):
+    url = await start_gateway(fake, api_keys=("first", f"sha256:{DIGEST}"))
+    async with httpx.AsyncClient(base_url=url) as http:
+        yield http
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer wrong", "Basic first", "first", f"Bearer sha256:{DIGEST}"]
+)
+async def test_refused(guarded: httpx.AsyncClient, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header}
+    for method, path in [("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/v1/nonsense")]:
+        answer = await guarded.request(method, path, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+async def test_accepted(guarded: httpx.AsyncClient, key: str) -> None:
+    assert (await guarded.get("/v1/models", headers={"authorization": f"Bearer {key}"})).status_code == 200
+
+
+async def test_health_needs_no_key(guarded: httpx.AsyncClient) -> None:
+    assert (await guarded.get("/health")).status_code == 200
+    assert (await guarded.get("/ready")).status_code == 200
