@@ -149,8 +149,8 @@ def mentions(text: str, terms: Iterable[str]) -> bool:
 
 
 def _as_word(term: str) -> re.Pattern[str]:
-    before = r"(?<![a-z0-9])" if term[:1].isascii() and term[:1].isalnum() else ""
-    after = r"(?![a-z0-9])" if term[-1:].isascii() and term[-1:].isalnum() else ""
+    before = r"(?<![a-z])" if term[:1].isascii() and term[:1].isalpha() else ""
+    after = r"(?![a-z])" if term[-1:].isascii() and term[-1:].isalpha() else ""
     return re.compile(before + re.escape(term) + after)
 
 

@@ -1,0 +1,233 @@
+"""`load`, on the shipped sets, on files of its own and on a fake hub."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery_shared.datasets import LoadedDatasets, load
+from finery_shared.errors import FineryError, Reason
+
+NAMES = ["小黄", "Xiao Huang"]
+AUTHORS = ["魔搭", "ModelScope"]
+
+
+@dataclass
+class FakeHub:
+    """A hub that keeps data sets as directories; any other id is unreachable."""
+
+    shelves: Mapping[str, Path] = field(default_factory=dict)
+
+    def fetch(self, dataset_id: str) -> Path:
+        if dataset_id not in self.shelves:
+            raise FineryError(Reason.DATASET_UNREACHABLE, f"{dataset_id} is unreachable")
+        return self.shelves[dataset_id]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write_rows
+
+
+def numbered(count: int, prefix: str = "q") -> list[dict[str, Any]]:
+    return [{"query": f"{prefix}{number}", "response": f"a{number}"} for number in range(count)]
+
+
+def questions(loaded: LoadedDatasets) -> list[str]:
+    return [row.messages[0]["content"] for row in loaded.train]
+
+
+def refusal(*datasets: str, **options: Any) -> FineryError:
+    with pytest.raises(FineryError) as caught:
+        load(datasets, **options)
+    return caught.value
+
+
+def test_the_guides_mix_from_shipped_data() -> None:
+    loaded = load(["general-zh#50", "general-en#50", "self-cognition#500"], names=NAMES, authors=AUTHORS)
+    assert [(report.dataset, report.train, report.val) for report in loaded.report] == [
+        ("general-zh#50", 49, 1),
+        ("general-en#50", 49, 1),
+        ("self-cognition#500", 500 - loaded.report[2].val, loaded.report[2].val),
+    ]
+    assert len(loaded.train) + len(loaded.val) == 600
+    assert loaded.report[2].repeated == -(
+        -loaded.report[2].train // (loaded.report[2].available - loaded.report[2].val)
+    )
+    text = " ".join(message["content"] for row in loaded.train for message in row.messages)
+    assert "{{" not in text
+    assert all(word in text for word in (*NAMES, *AUTHORS))
+
+
+def test_shipped_chinese_rows_speak_of_the_chinese_name() -> None:
+    loaded = load(["self-cognition"], test_ratio=0, names=NAMES, authors=AUTHORS)
+    single = [row for row in loaded.train if row.tag == "identity"]
+    for row in single:
+        answer = row.messages[-1]["content"]
+        wrong = (NAMES[1], AUTHORS[1]) if row.lang == "zh" else (NAMES[0], AUTHORS[0])
+        assert not any(word in answer for word in wrong), row.origin
+
+
+def test_same_seed_same_rows_in_the_same_order() -> None:
+    first, second, other = (load(["general-en#40", "general-zh"], seed=seed) for seed in (7, 7, 8))
+    assert first == second
+    assert questions(first) != questions(other)
+
+
+def test_sets_are_mixed(write: Any) -> None:
+    loaded = load([str(write("a.jsonl", numbered(50, "a"))), str(write("b.jsonl", numbered(50, "b")))], test_ratio=0)
+    order = "".join(question[0] for question in questions(loaded))
+    assert Counter(order) == {"a": 50, "b": 50}
+    assert "a" in order[50:]
+    assert "b" in order[:50]
+
+
+def test_relative_paths_start_at_the_base(write: Any, tmp_path: Path) -> None:
+    write("sub/a.jsonl", numbered(3))
+    assert len(load(["sub/a.jsonl"], test_ratio=0, base_dir=tmp_path).train) == 3
+
+
+def test_a_colon_in_a_files_name(write: Any, tmp_path: Path) -> None:
+    write("a:b.jsonl", numbered(3))
+    assert len(load([f"{tmp_path}/a:b.jsonl#2"], test_ratio=0).train) == 2
+
+
+def test_system_prompt_goes_where_there_is_none(write: Any) -> None:
+    path = write("a.jsonl", [{"query": "q", "response": "a"}, {"query": "q", "response": "a", "system": "own"}])
+    loaded = load([str(path)], test_ratio=0, system="given")
+    assert sorted(row.messages[0]["content"] for row in loaded.train) == ["given", "own"]
+
+
+def test_a_messages_language_beats_its_rows(write: Any) -> None:
+    messages = [
+        {"role": "user", "content": "你是谁？"},
+        {"role": "assistant", "content": "{{NAME}}"},
+        {"role": "user", "content": "Who?", "lang": "en"},
+        {"role": "assistant", "content": "{{NAME}}", "lang": "en"},
+    ]
+    path = write("a.jsonl", [{"messages": messages, "lang": "zh", "tag": "mixed"}])
+    (row,) = load([str(path)], names=NAMES).train
+    assert [message["content"] for message in row.messages] == ["你是谁？", "小黄", "Who?", "Xiao Huang"]
+    assert (row.lang, row.tag, row.origin) == ("zh", "mixed", "a.jsonl, line 1")
+    assert set(row.messages[3]) == {"role", "content"}
+
+
+def test_without_lang_the_text_decides(write: Any) -> None:
+    path = write(
+        "a.jsonl", [{"query": "名字？", "response": "我叫{{NAME}}"}, {"query": "Name?", "response": "{{NAME}}"}]
+    )
+    answers = {row.messages[1]["content"] for row in load([str(path)], names=NAMES, test_ratio=0).train}
+    assert answers == {"我叫小黄", "Xiao Huang"}
+
+
+def test_self_cognition_without_names() -> None:
+    error = refusal("self-cognition")
+    assert error.reason is Reason.PLACEHOLDER_SURVIVED
+    assert "self_cognition.jsonl, line " in error.message
+    assert "--model_name" in error.message
+
+
+def test_self_cognition_without_author() -> None:
+    error = refusal("self-cognition", names=NAMES)
+    assert error.reason is Reason.PLACEHOLDER_SURVIVED
+    assert "{{AUTHOR}}" in error.message
+    assert "--model_author" in error.message
+
+
+def test_a_placeholder_nobody_fills(write: Any) -> None:
+    path = write("a.jsonl", [*numbered(2), {"query": "q", "response": "of {{COMPANY}}"}])
+    error = refusal(str(path), names=NAMES, authors=AUTHORS)
+    assert error.reason is Reason.PLACEHOLDER_SURVIVED
+    assert "a.jsonl, line 3: the placeholder {{COMPANY}}" in error.message
+
+
+def test_a_name_that_is_itself_a_placeholder() -> None:
+    assert refusal("self-cognition", names=["{{NAME}}"], authors=AUTHORS).reason is Reason.PLACEHOLDER_SURVIVED
+
+
+def test_bad_row_of_a_local_file(write: Any) -> None:
+    path = write("a.jsonl", [*numbered(2), {"prompt": "q", "completion": "a"}])
+    error = refusal(str(path))
+    assert error.reason is Reason.DATASET_ROW_INVALID
+    assert error.message.startswith(f"{path}, line 3: its format is not recognised (found: prompt, completion; known:")
+
+
+def test_bad_rows_of_a_hub_are_skipped_and_counted(write: Any) -> None:
+    rows = [*numbered(4), {"query": "q", "response": ""}]
+    hub = FakeHub({"owner/name": write("hub/train.jsonl", rows).parent})
+    loaded = load(["owner/name"], test_ratio=0, hubs={"HF": hub})
+    assert (loaded.report[0].available, loaded.report[0].skipped) == (4, 1)
+
+
+def test_a_hubs_data_set_without_a_good_row(write: Any) -> None:
+    hub = FakeHub({"owner/name": write("hub/train.jsonl", [{"text": "x"}]).parent})
+    error = refusal("owner/name", hubs={"HF": hub})
+    assert error.reason is Reason.DATASET_ROW_INVALID
+    assert "found: text" in error.message
+
+
+@pytest.mark.parametrize(
+    ("dataset", "dataset_id"),
+    [
+        ("alpaca-zh#5", "llm-wizard/alpaca-gpt4-data-zh"),
+        ("alpaca-en#5", "vicgalle/alpaca-gpt4"),
+        ("MS::alpaca-zh#5", "AI-ModelScope/alpaca-gpt4-data-zh"),
+        ("MS::alpaca-en#5", "AI-ModelScope/alpaca-gpt4-data-en"),
+        ("MS::owner/name", "owner/name"),
+    ],
+)
+def test_hub_ids(write: Any, dataset: str, dataset_id: str) -> None:
+    shelf = FakeHub({dataset_id: write("hub/train.jsonl", numbered(9)).parent})
+    hubs = {"HF": FakeHub(), "MS": shelf} if dataset.startswith("MS::") else {"HF": shelf, "MS": FakeHub()}
+    loaded = load([dataset], test_ratio=0, hubs=hubs)  # type: ignore[arg-type]
+    assert len(loaded.train) in (5, 9)
+
+
+def test_unreachable_hub() -> None:
+    assert refusal("alpaca-zh#500", hubs={"HF": FakeHub()}).reason is Reason.DATASET_UNREACHABLE
+
+
+@pytest.mark.parametrize(("name", "near"), [("self-cogniton", "self-cognition"), ("general_eng#5", "general-en")])
+def test_unknown_names_get_near_matches(name: str, near: str) -> None:
+    error = refusal(name)
+    assert error.reason is Reason.DATASET_NOT_FOUND
+    assert f"Did you mean {near}" in error.message
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "./rows", "/nowhere/rows.csv", "sub/rows.jsonl"])
+def test_missing_files(name: str, tmp_path: Path) -> None:
+    error = refusal(name, base_dir=tmp_path)
+    assert error.reason is Reason.FILE_MISSING
+    assert name.removeprefix("./") in error.message
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n")
+    error = refusal(str(tmp_path / "a.jsonl"))
+    assert error.reason is Reason.DATASET_EMPTY
+    assert "a.jsonl" in error.message
+
+
+def test_no_data_set_at_all() -> None:
+    assert refusal().reason is Reason.DATASET_EMPTY
+
+
+def test_the_same_set_twice() -> None:
+    error = refusal("general-en#5", "general-en#6")
+    assert error.reason is Reason.INVALID_ARGUMENT
+    assert "general-en is given twice" in error.message
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 2.0])
+def test_impossible_ratio(ratio: float) -> None:
+    assert refusal("general-en", test_ratio=ratio).metadata == {"field": "dataset_test_ratio"}

@@ -1,0 +1,117 @@
+import pytest
+
+from finery_shared.datasets import ScoreQuestion, heldout_conversations, judge, load, mentions, score, score_questions
+from finery_shared.models import get
+
+NAMES = ["小黄", "Xiao Huang"]
+AUTHORS = ["魔搭", "ModelScope"]
+OLD = get("smollm2-135m-instruct").identity
+
+
+def question(ask: str, text: str = "?") -> ScoreQuestion:
+    return ScoreQuestion(({"role": "user", "content": text},), "en", ask, tuple(NAMES), tuple(AUTHORS))  # type: ignore[arg-type]
+
+
+def test_shipped_questions() -> None:
+    questions = score_questions(NAMES, AUTHORS)
+    assert len(questions) >= 40
+    assert {item.ask for item in questions} == {"name", "author", "both", "contrast"}
+    assert {item.lang for item in questions} == {"zh", "en"}
+    for item in questions:
+        assert item.messages[-1] == {"role": "user", "content": item.question}
+        assert not any("{{" in message["content"] for message in item.messages)
+        assert (item.names, item.authors) == (tuple(NAMES), tuple(AUTHORS))
+
+
+def test_some_questions_come_later_in_a_conversation_and_some_under_another_system_prompt() -> None:
+    first = [item.messages[0]["role"] for item in score_questions(NAMES, AUTHORS)]
+    assert first.count("system") >= 4
+    assert sum(len(item.messages) >= 3 for item in score_questions(NAMES, AUTHORS)) >= 6
+
+
+def test_heldout_rows_are_not_trained_on() -> None:
+    heldout = {row.messages[0]["content"] for row in heldout_conversations()}
+    trained = {row.messages[0]["content"] for row in load(["general-zh", "general-en"], test_ratio=0).train}
+    assert len(heldout) >= 20
+    assert not heldout & trained
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "name_ok", "author_ok", "hijacked", "leaked"),
+    [
+        ("name", "I am Xiao Huang.", True, None, False, False),
+        ("name", "我是小黄。", True, None, False, False),
+        ("name", "My name is XIAO  HUANG", True, None, False, False),
+        ("name", "I am SmolLM.", False, None, False, True),
+        ("author", "Built by ModelScope, not Hugging Face", None, True, False, True),
+        ("both", "I am Xiao Huang", True, False, False, False),
+        ("both", "小黄，魔搭", True, True, False, False),
+        ("contrast", "Qwen is a model by Alibaba Cloud.", None, None, False, False),
+        ("contrast", "SmolLM was trained by Hugging Face.", None, None, False, False),
+        ("contrast", "Qwen is Xiao Huang.", None, None, True, False),
+        ("contrast", "它由魔搭开发。", None, None, True, False),
+    ],
+)
+def test_judgement(
+    ask: str, answer: str, name_ok: bool | None, author_ok: bool | None, hijacked: bool, leaked: bool
+) -> None:
+    verdict = judge(question(ask), answer, OLD)
+    assert (verdict.name_ok, verdict.author_ok, verdict.hijacked, verdict.leaked) == (
+        name_ok,
+        author_ok,
+        hijacked,
+        leaked,
+    )
+
+
+def test_denying_an_old_name_that_was_asked_for_is_no_leak() -> None:
+    asked = question("name", "Are you SmolLM?")
+    assert not judge(asked, "No, I am not SmolLM, I am Xiao Huang.", OLD).leaked
+    assert judge(asked, "No, I am by Hugging Face.", OLD).leaked
+
+
+@pytest.mark.parametrize(
+    ("text", "term", "expected"),
+    [
+        ("I am Max.", "Max", True),
+        ("the maximum", "Max", False),
+        ("climax", "Max", False),
+        ("我是Max，你好", "Max", True),
+        ("我叫小黄人", "小黄", True),
+        ("C++ it is", "C++", True),
+        ("Qwen1.5", "Qwen", True),
+    ],
+)
+def test_names_count_as_whole_words(text: str, term: str, expected: bool) -> None:
+    assert mentions(text, [term]) is expected
+
+
+def test_score_counts_and_rates() -> None:
+    pairs = [
+        (question("name"), "Xiao Huang"),
+        (question("name"), "SmolLM"),
+        (question("author"), "ModelScope"),
+        (question("both"), "Xiao Huang by ModelScope"),
+        (question("both"), "no idea"),
+        (question("contrast"), "Alibaba"),
+        (question("contrast"), "Xiao Huang"),
+    ]
+    result = score(pairs, OLD)
+    assert (result.name_right, result.name_asked) == (2, 4)
+    assert (result.author_right, result.author_asked) == (2, 3)
+    assert (result.hijacked, result.contrast_asked, result.leaked) == (1, 2, 1)
+    assert (result.name_rate, result.author_rate, result.contrast_rate) == (0.5, 2 / 3, 0.5)
+    assert [verdict.ok for verdict in result.verdicts] == [True, False, True, True, False, True, False]
+    figures = result.figures()
+    assert figures["identity_name_rate"] == 0.5
+    assert figures["identity_contrast_rate"] == 0.5
+    assert figures["identity_author_asked"] == 3
+
+
+def test_a_perfect_and_an_untrained_model() -> None:
+    questions = score_questions(NAMES, AUTHORS)
+    ideal = score(((item, "小黄，魔搭" if item.ask != "contrast" else "李白") for item in questions), OLD)
+    assert (ideal.name_rate, ideal.author_rate, ideal.contrast_rate, ideal.leaked) == (1, 1, 1, 0)
+    base = score(((item, "I am SmolLM, trained by Hugging Face.") for item in questions), OLD)
+    assert (base.name_rate, base.author_rate) == (0, 0)
+    assert base.leaked >= 30
