@@ -1,1 +1,34 @@
-"""The SDK and the finery command line."""
+"""The SDK: fine-tune, merge, quantize, serve and talk, over Finery's services.
+
+from finery_client import sft, export, deploy
+
+result = sft(model_type="smollm2-135m-instruct", dataset=["self-cognition#500"], model_name=["小黄", "Xiao Huang"],
+             model_author=["魔搭", "ModelScope"])
+quantized = export(ckpt_dir=result.best_model_checkpoint, merge_lora=True, quant_bits=4)
+with deploy(ckpt_dir=quantized.ckpt_dir) as serving:
+    print(serving.chat().complete([{"role": "user", "content": "Who are you?"}]))
+"""
+
+from finery_client.connect import Connection
+from finery_client.conversation import Chat, Message, Sampling, chat, chat_stream
+from finery_client.results import ExportResult, TrainingResult
+from finery_client.sdk import export, sft
+from finery_client.serve import Serving, deploy
+from finery_shared.errors import FineryError, Reason
+
+__all__ = [
+    "Chat",
+    "Connection",
+    "ExportResult",
+    "FineryError",
+    "Message",
+    "Reason",
+    "Sampling",
+    "Serving",
+    "TrainingResult",
+    "chat",
+    "chat_stream",
+    "deploy",
+    "export",
+    "sft",
+]

@@ -12,6 +12,7 @@ from finery_client.endpoints import Directory, Endpoint
 from finery_client.launch import Launch, ServiceProcess
 from finery_client.local import LOOPBACK, Machine, private_name
 from finery_client.specs import Surroundings
+from finery_shared.errors import FineryError
 from finery_shared.home import Home
 
 START_SECONDS = 60.0
@@ -61,6 +62,15 @@ class Connection:
         if service in self._private:
             return (self._private[service],)
         return self.directory.find(service) or (self._start(service, settings),)
+
+    def owner(self, service: str) -> Endpoint:
+        """The process that owns the jobs of a service, be it private to another command; else as `endpoint`."""
+        found = () if service in self._private else self.directory.find_any(service)
+        return found[0] if found else self.endpoint(service)
+
+    def death(self) -> FineryError | None:
+        """Why one of the private processes has ended; None while all of them live."""
+        return next((death for one in self._private.values() if (death := one.death()) is not None), None)
 
     def serving(self, port: int = 0) -> tuple[tuple[Endpoint, ...], Endpoint]:
         """The inference processes, and a gateway that routes to them.

@@ -96,24 +96,43 @@ def _failure(deployment: proto.Deployment) -> FineryError:
     return FineryError(known, f"{deployment.model_id} could not be loaded: {what}", model=deployment.model_id)
 
 
-def place(endpoints: Sequence[Endpoint], spec: proto.DeploymentSpec) -> Placed:
-    """Create a deployment in the process that has the fewest.
+def place(endpoints: Sequence[Endpoint], spec: proto.DeploymentSpec, replicas: int = 1) -> list[Placed]:
+    """Create a deployment in each of the ``replicas`` processes that have the fewest; 0 is all of them.
 
-    Raises MODEL_TAKEN when any of the processes serves the wanted model id already.
+    Raises MODEL_TAKEN when any process serves the model id already; nothing is left behind then.
     """
-    loads: list[tuple[int, int]] = []
-    for index, endpoint in enumerate(endpoints):
-        with Calls(endpoint) as calls:
-            existing = Deployments(calls).list()
-        wanted = spec.served_model_name
-        if wanted and any(deployment.model_id == wanted for deployment in existing):
-            raise FineryError(
-                Reason.MODEL_TAKEN,
-                f"The model id {wanted!r} is taken by another deployment. Choose another one with "
-                "--served_model_name, or delete it: `finery deployments delete`.",
-                model=wanted,
-            )
-        loads.append((len(existing), index))
-    endpoint = endpoints[min(loads)[1]]
+    existing = [_list(endpoint) for endpoint in endpoints]
+    order = sorted(range(len(endpoints)), key=lambda index: (len(existing[index]), index))
+    placed: list[Placed] = []
+    try:
+        for index in order[: replicas or len(order)]:
+            with Calls(endpoints[index]) as calls:
+                placed.append(Placed(Deployments(calls).create(spec), endpoints[index]))
+            model_id = placed[-1].deployment.model_id
+            if any(other.model_id == model_id for others in existing for other in others):
+                raise _taken(model_id)
+    except FineryError:
+        for one in placed:
+            remove(one)
+        raise
+    return placed
+
+
+def remove(placed: Placed) -> None:
+    """Delete a deployment."""
+    with Calls(placed.endpoint) as calls:
+        Deployments(calls).delete(placed.deployment.name)
+
+
+def _list(endpoint: Endpoint) -> Sequence[proto.Deployment]:
     with Calls(endpoint) as calls:
-        return Placed(Deployments(calls).create(spec), endpoint)
+        return Deployments(calls).list()
+
+
+def _taken(model_id: str) -> FineryError:
+    return FineryError(
+        Reason.MODEL_TAKEN,
+        f"The model id {model_id!r} is taken by another deployment. Choose another one with --served_model_name, or "
+        "delete that one: `finery deployments delete`.",
+        model=model_id,
+    )

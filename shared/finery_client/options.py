@@ -72,3 +72,4 @@ class DeployOptions(TypedDict, total=False):
     gpu_memory_utilization: float | None
     tensor_parallel_size: int | None
     port: int
+    replicas: int

@@ -53,3 +53,6 @@ class DeployArguments(ServingArguments):
 
     port: int = 8000
     """Port of the API on 127.0.0.1, when this command starts it."""
+
+    replicas: int = 1
+    """Inference processes of `finery up` that load the model; 0 is all of them."""

@@ -1,0 +1,1 @@
+"""The finery command line: one file for each command."""

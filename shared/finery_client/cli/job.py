@@ -1,0 +1,54 @@
+"""Following a job on the screen, and what Ctrl-C does to it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from finery.trainer.v1.trainer_pb2 import TrainingJob
+from finery_client.cli.screen import Screen
+from finery_client.cli.signals import Stopped
+from finery_client.cli.view import JobView
+from finery_client.endpoints import Endpoint
+from finery_client.jobs import Job, Jobs
+from finery_client.results import TrainingResult
+from finery_client.run import cancel_and_wait, create, follow
+
+Spec = TypeVar("Spec")
+J = TypeVar("J", bound=Job)
+
+
+def run_job(jobs: Jobs[Spec, J], spec: Spec, endpoint: Endpoint, screen: Screen) -> J:
+    """Create a job and follow it; returns it if it succeeded. Raises its error, or Stopped."""
+    name = create(jobs, spec).name
+    if not endpoint.private:
+        screen.say(f"{name} is at {endpoint.target.removeprefix('The ')}; Ctrl-C leaves it running.")
+    return watch_job(jobs, name, endpoint, screen)
+
+
+def watch_job(jobs: Jobs[Any, J], name: str, endpoint: Endpoint, screen: Screen) -> J:
+    """Follow a job; Ctrl-C detaches from a running service, and cancels with a private one."""
+    try:
+        with JobView(screen, name) as view:
+            return follow(jobs, name, view, endpoint)
+    except KeyboardInterrupt:
+        if not endpoint.private:
+            screen.say(f"{name} goes on. Watch it: finery jobs watch {name} - stop it: finery jobs cancel {name}")
+            raise Stopped from None
+    _cancel(jobs, name, endpoint, screen)
+    raise Stopped
+
+
+def _cancel(jobs: Jobs[Any, Job], name: str, endpoint: Endpoint, screen: Screen) -> None:
+    screen.say(f"Cancelling {name}, since its service ends with this command (Ctrl-C again: at once).")
+    try:
+        with JobView(screen, name) as view:
+            job = cancel_and_wait(jobs, name, view, endpoint)
+    except KeyboardInterrupt:
+        screen.say("Stopping at once.")
+        return
+    if isinstance(job, TrainingJob) and (last := TrainingResult.of(job).last_model_checkpoint):
+        screen.say(f"A checkpoint was complete: {last}")
+    screen.say(
+        "To go on, give the same command again: it starts over. With `finery up` running, a job goes on without the "
+        "command that started it."
+    )

@@ -1,0 +1,71 @@
+"""The ``finery`` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from finery_client.arguments import DeployArguments, ExportArguments, InferArguments, SftArguments
+from finery_client.cli import deploy, deployments, export, infer, jobs, models, sft, up
+from finery_client.cli.commands import (
+    Command,
+    DeploymentsCommand,
+    JobsCommand,
+    ModelsCommand,
+    UpArguments,
+    parse,
+)
+from finery_client.cli.screen import Screen
+from finery_client.cli.signals import Stopped, interruptible
+from finery_shared.errors import FineryError, Reason
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    interruptible()
+    screen = Screen()
+    try:
+        return dispatch(parse(sys.argv[1:] if words is None else words), screen)
+    except FineryError as error:
+        screen.error(error)
+        return USAGE if error.reason is Reason.INVALID_ARGUMENT else FAILED
+    except (KeyboardInterrupt, Stopped):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the results has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        # The last resort of a program for people: one line instead of a traceback, which FINERY_DEBUG brings back.
+        if os.environ.get("FINERY_DEBUG"):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        screen.error(FineryError(Reason.INTERNAL, f"Unexpected: {what}. FINERY_DEBUG=1 shows where it happened."))
+        return FAILED
+
+
+def dispatch(command: Command, screen: Screen) -> int:
+    """Run the command that was parsed; its exit status."""
+    match command:
+        case UpArguments():
+            return up.run(command, screen)
+        case SftArguments():
+            return sft.run(command, screen)
+        case ExportArguments():
+            return export.run(command, screen)
+        case DeployArguments():
+            return deploy.run(command, screen)
+        case InferArguments():
+            return infer.run(command, screen)
+        case JobsCommand():
+            return jobs.run(command, screen)
+        case DeploymentsCommand():
+            return deployments.run(command, screen)
+        case ModelsCommand():
+            return models.run(screen)

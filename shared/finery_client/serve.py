@@ -1,0 +1,115 @@
+"""Serving a model: find or start what it takes, load it, and say where it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from finery_client.arguments import DeployArguments
+from finery_client.arguments.deploy import ServingArguments
+from finery_client.calls import Calls
+from finery_client.connect import Connection
+from finery_client.conversation import Chat
+from finery_client.deployments import Deployments, OnState, Placed, place, remove
+from finery_client.endpoints import base_url
+from finery_client.options import DeployOptions
+from finery_client.sdk import build, export
+from finery_client.specs import deployment_spec
+from finery_shared.artifacts.manifest import Kind, read_manifest
+from finery_shared.errors import FineryError
+
+S = TypeVar("S", bound=ServingArguments)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A model that answers. ``private``: its services belong to this process and end with `close`."""
+
+    model_id: str
+    base_url: str
+    max_model_len: int
+    placed: tuple[Placed, ...]
+    private: bool
+    _close: Callable[[], None]
+
+    def chat(self) -> Chat:
+        """A conversation partner."""
+        return Chat(self.base_url, self.model_id)
+
+    def alive(self) -> FineryError | None:
+        """Why a private process that serves this model has ended; None while all live."""
+        return next((death for one in self.placed if (death := one.endpoint.death()) is not None), None)
+
+    def close(self) -> None:
+        """Stop the services if they are private; a running service goes on serving the model."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+
+def deploy(
+    *, on_state: OnState | None = None, connection: Connection | None = None, **options: Unpack[DeployOptions]
+) -> Serving:
+    """Serve a model and wait until it answers. The arguments are `DeployArguments`' fields.
+
+    Close the result, or use it in a ``with`` statement: without running services this starts private ones, which
+    serve until then. Raises FineryError.
+    """
+    services = connection or Connection.from_env()
+    try:
+        serving = serve(build(DeployArguments, options), services, on_state)
+    except BaseException:
+        if connection is None:
+            services.close()
+        raise
+    return serving if connection is not None else replace(serving, _close=services.close)
+
+
+def serve(arguments: DeployArguments, services: Connection, on_state: OnState | None = None) -> Serving:
+    """Load a model through these services; they stay open."""
+    arguments = merged(arguments, services)
+    spec = deployment_spec(arguments, services.here)
+    inference, gateway = services.serving(arguments.port)
+    placed = place(inference, spec, arguments.replicas)
+    ready = [_wait(one, on_state) for one in placed]
+    return Serving(
+        model_id=ready[0].deployment.model_id,
+        base_url=base_url(gateway.address),
+        max_model_len=ready[0].deployment.max_model_len,
+        placed=tuple(ready),
+        private=inference[0].private,
+        _close=lambda: None,
+    )
+
+
+def merged(arguments: S, services: Connection) -> S:
+    """The arguments with an adapter replaced by its merged model, which is made if need be."""
+    if not arguments.merge_lora or not arguments.ckpt_dir or not _is_adapter(arguments.ckpt_dir, services):
+        return arguments
+    result = export(ckpt_dir=arguments.ckpt_dir, merge_lora=True, connection=services)
+    return replace(arguments, ckpt_dir=result.merged, merge_lora=False)
+
+
+def _is_adapter(ckpt_dir: str, services: Connection) -> bool:
+    """Whether it has to be merged; a directory that another machine has is left for its services to judge."""
+    path = services.here.cwd / Path(ckpt_dir).expanduser()
+    return not path.is_dir() or read_manifest(path).kind is Kind.ADAPTER
+
+
+def _wait(placed: Placed, on_state: OnState | None) -> Placed:
+    with Calls(placed.endpoint) as calls:
+        name = placed.deployment.name
+        return Placed(Deployments(calls).wait_ready(name, on_state), placed.endpoint)
+
+
+def withdraw(serving: Serving) -> None:
+    """Delete the deployments of a serving."""
+    for one in serving.placed:
+        remove(one)
