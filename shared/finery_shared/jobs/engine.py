@@ -148,9 +148,7 @@ class JobEngine:
                 if not await asyncio.to_thread(self._store.events, name, token):
                     return
                 continue
-            try:
-                await asyncio.wait_for(changed.wait(), self._settings.heartbeat)
-            except TimeoutError:
+            if not await _wait(changed, self._settings.heartbeat):
                 beat = JobEvent(resume_token=token, heartbeat=JobHeartbeat())
                 beat.time.GetCurrentTime()
                 yield beat
@@ -168,10 +166,7 @@ class JobEngine:
                 # One job's trouble (or a full disk) must not end the engine that all jobs depend on.
                 self._log.exception("the job engine stumbled; going on")
             self._work.clear()
-            try:
-                await asyncio.wait_for(self._work.wait(), self._settings.poll_interval)
-            except TimeoutError:
-                continue
+            await _wait(self._work, self._settings.poll_interval)
 
     async def _step(self) -> None:
         active = await asyncio.to_thread(self._store.in_states, ACTIVE)
@@ -280,7 +275,7 @@ class JobEngine:
             await self._finish(record, CANCELLED)
             return
         attempt = record.status.attempt
-        how = self._executor.exit_reason(record.handle) if record.handle is not None else "was not started"
+        how = await asyncio.to_thread(self._executor.end, record.handle) if record.handle else "was not started"
         self._attempts.pop(record.name, None)
         if record.crashes + 1 < self._settings.max_attempts:
             text = f"Attempt {attempt}: the worker {how}. Trying again."
@@ -303,7 +298,7 @@ class JobEngine:
         text = "The service was stopped; the job goes on when it is started again."
         await asyncio.to_thread(self._store.requeue, record.name, text, crashed=False)
         if record.handle is not None:
-            self._executor.cancel(record.handle, kill=True)
+            await asyncio.to_thread(self._executor.end, record.handle)
 
     async def _finish(
         self,
@@ -314,12 +309,23 @@ class JobEngine:
         output: bytes | None = None,
         metrics: dict[str, float] | None = None,
     ) -> None:
-        if record.handle is not None and self._executor.poll(record.handle):
-            self._executor.cancel(record.handle, kill=True)
+        if record.handle is not None:
+            await asyncio.to_thread(self._executor.end, record.handle)
         self._attempts.pop(record.name, None)
-        await asyncio.to_thread(self._store.finish, record.name, state, error=error, output=output, metrics=metrics)
+        # First the staging directory, then the final state: who sees the end sees no leftovers. A crash in between is
+        # harmless, since publishing again finds the artifacts in their place.
         await asyncio.to_thread(discard_staging, record.work_dir, record.name)
+        await asyncio.to_thread(self._store.finish, record.name, state, error=error, output=output, metrics=metrics)
         self._log.info(
             "job ended", job=record.name, state=JobState.Name(state), error=error.message if error is not None else None
         )
         self._notify()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event, for some seconds at most; whether it came. (`wait_for` can swallow a cancellation in 3.11.)"""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -61,8 +61,8 @@ class Executor(Protocol):
     def cancel(self, handle: str, *, kill: bool) -> None:
         """Ask the worker to end, or end it; nothing happens if it is gone."""
 
-    def exit_reason(self, handle: str) -> str:
-        """How the worker ended, as far as that is known."""
+    def end(self, handle: str) -> str:
+        """Make sure that the worker is gone, whatever it does; says how it ended, as far as that is known."""
 
     def logs(self, task_name: str, lines: int) -> list[str]:
         """The last lines that the worker of an attempt printed."""
@@ -115,8 +115,9 @@ class LocalExecutor:
         except ProcessLookupError:
             return
 
-    def exit_reason(self, handle: str) -> str:
-        """The exit status or signal; a worker of an earlier service process has left none."""
+    def end(self, handle: str) -> str:
+        """Kill what is left of the worker; its exit status or signal. One that an earlier process started has none."""
+        self.cancel(handle, kill=True)
         child = self._children.pop(handle, None)
         status = None if child is None else child.wait()
         if status is None:

@@ -1,0 +1,48 @@
+"""A worker whose spec is a small JSON plan: count to N, then write an artifact, or misbehave as told."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
+from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext, run_worker
+
+
+def work(ctx: WorkerContext) -> Outcome:
+    plan = json.loads(ctx.spec)
+    for step in range(1, plan["steps"] + 1):
+        ctx.raise_if_cancelled()
+        ctx.progress(step, plan["steps"], "counting")
+        ctx.metrics(step, {"value": step / 2, "attempt": float(ctx.attempt)})
+        time.sleep(plan.get("pause", 0.0))
+        if plan.get("die_at") == step and ctx.attempt <= plan.get("die_attempts", 99):
+            os.kill(os.getpid(), signal.SIGKILL)
+    if plan.get("fail"):
+        raise FineryError(Reason.GATE_FAILED, plan["fail"], gate="toy")
+    ctx.log("counted")
+    staged = ctx.staging / "result"
+    staged.mkdir()
+    (staged / "data.txt").write_text("x" * plan["steps"])
+    manifest = Manifest(
+        kind=Kind.MODEL,
+        model_type="toy",
+        base_model="none",
+        template="none",
+        job=ctx.job,
+        recipe=plan,
+        metrics={"steps": plan["steps"]},
+        files=hash_files(staged),
+    )
+    write_manifest(staged, manifest)
+    if plan.get("corrupt"):
+        (staged / "data.txt").write_text("y" * plan["steps"])
+    destination = Path(plan["destination"])
+    return Outcome([StagedArtifact(staged, destination, "result")], {"steps": float(plan["steps"])})
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(work))
