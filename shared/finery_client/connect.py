@@ -36,7 +36,7 @@ class Connection:
 
     @classmethod
     def from_env(cls, notice: Callable[[str], None] | None = None) -> Self:
-        """By this process's environment and directory. ``notice`` hears what is started."""
+        """By this process's environment and directory. ``notice`` hears the name of each service that is started."""
         return cls(Machine(Home.from_env(), Path.cwd(), os.environ), notice)
 
     def __enter__(self) -> Self:
@@ -63,6 +63,10 @@ class Connection:
             return (self._private[service],)
         return self.directory.find(service) or (self._start(service, settings),)
 
+    def pids(self) -> list[int]:
+        """All living private processes, workers and engines included."""
+        return self._launch.pids()
+
     def owner(self, service: str) -> Endpoint:
         """The process that owns the jobs of a service, be it private to another command; else as `endpoint`."""
         found = () if service in self._private else self.directory.find_any(service)
@@ -83,8 +87,15 @@ class Connection:
             return inference, found[0]
         if "gateway" not in self._private:
             backends = [endpoint.address for endpoint in inference]
-            self._private["gateway"] = self._run("gateway", f"{LOOPBACK}:{port}", None, backends, {})
+            self._wait("gateway", self._begin("gateway", f"{LOOPBACK}:{port}", None, backends, {}))
         return inference, self._private["gateway"]
+
+    def start_all(self) -> None:
+        """Start private processes of all services, side by side."""
+        begun = {service: self._begin_own(service, {}) for service in ("trainer", "quantizer", "inference")}
+        for service, process in begun.items():
+            self._wait(service, process)
+        self.serving()
 
     def _gateways(self) -> tuple[Endpoint, ...]:
         """Others' gateways that know the inference processes in use: `finery up`'s knows its own alone."""
@@ -92,26 +103,29 @@ class Connection:
         return named if named or self.directory.named("inference") else self.directory.announced("gateway")
 
     def _start(self, service: str, settings: Mapping[str, str] | None) -> Endpoint:
-        instance = private_name() if service == "inference" else None
-        endpoint = self._run(service, f"{LOOPBACK}:0", instance, [], settings or {})
-        self._private[service] = endpoint
-        return endpoint
+        return self._wait(service, self._begin_own(service, settings or {}))
 
-    def _run(
+    def _begin_own(self, service: str, settings: Mapping[str, str]) -> ServiceProcess:
+        instance = private_name() if service == "inference" else None
+        return self._begin(service, f"{LOOPBACK}:0", instance, [], settings)
+
+    def _begin(
         self, service: str, listen: str, instance: str | None, inference: list[str], settings: Mapping[str, str]
-    ) -> Endpoint:
+    ) -> ServiceProcess:
         self._announcements = self._announcements or self._machine.private_directory()
-        announcement = self._announcements / f"{service}.json"
         drain = {f"FINERY_{service.upper()}_DRAIN_SECONDS": DRAIN_SECONDS}
         program = self._machine.program(
             service,
-            announcement,
+            self._announcements / f"{service}.json",
             listen=listen,
             instance=instance,
             inference=inference,
             settings={**drain, **settings},
         )
-        self._notice(f"starting the {service} for this command (`finery up` keeps it running)")
-        process: ServiceProcess = self._launch.start(program)
-        address = process.wait_ready(START_SECONDS)
-        return Endpoint(service, address, private=True, death=process.death)
+        self._notice(service)
+        return self._launch.start(program)
+
+    def _wait(self, service: str, process: ServiceProcess) -> Endpoint:
+        endpoint = Endpoint(service, process.wait_ready(START_SECONDS), private=True, death=process.death)
+        self._private[service] = endpoint
+        return endpoint

@@ -81,7 +81,7 @@ class ServiceProcess:
             return None
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         words = last_words(self.program.log, self._offset)
-        message = f"The {self.program.name} {how}: {words.message} Its log is {self.program.log}."
+        message = f"The {self.program.name} {how}: {words.message.rstrip('.')}. Its log is {self.program.log}."
         return FineryError(words.reason, message)
 
     def terminate(self) -> None:
@@ -118,6 +118,10 @@ class Launch:
     def forget(self, process: ServiceProcess) -> None:
         """Drop a process that has ended, before another one takes its place."""
         self._processes.remove(process)
+
+    def pids(self) -> list[int]:
+        """All living processes of this launch, those that its programs started included."""
+        return guard.marked(self._id)
 
     def stop(self, grace: float = 15.0) -> None:
         """End everything: SIGTERM to each service, SIGKILL after ``grace`` seconds; then what these left behind.

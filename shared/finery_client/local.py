@@ -57,7 +57,7 @@ class Machine:
             env["FINERY_INFERENCE"] = ",".join(inference)
         env.update(settings or {})
         name = service if instance in (None, "0") else f"{service} {instance}"
-        command = (str(self._python(service)), "-m", f"finery_{service}")
+        command = (str(self.python(service)), "-m", f"finery_{service}")
         return Program(name, command, env, announcement, self.log(service, instance))
 
     def log(self, service: str, instance: str | None = None) -> Path:
@@ -83,7 +83,8 @@ class Machine:
     def _roots(self, given: str) -> str:
         return os.pathsep.join(dict.fromkeys([str(self.cwd), *filter(None, given.split(os.pathsep))]))
 
-    def _python(self, service: str) -> Path:
+    def python(self, service: str) -> Path:
+        """The interpreter of a service's environment. Raises SERVICE_UNAVAILABLE if that is not built."""
         if service == "gateway":
             return Path(sys.executable)
         venvs = Path(self.env.get("FINERY_VENVS") or Path(sys.prefix).parent).absolute()

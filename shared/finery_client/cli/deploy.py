@@ -17,7 +17,7 @@ _LOOK_EVERY = 0.5
 
 def run(arguments: DeployArguments, screen: Screen) -> int:
     """Load a model and say where it answers; with private services, serve until interrupted."""
-    with Connection.from_env(screen.say) as services:
+    with Connection.from_env(screen.starting) as services:
         deployment_spec(arguments, services.here)
         serving = _load(arguments, services, screen)
         screen.result(f"model: {serving.model_id}")

@@ -13,7 +13,7 @@ from finery_shared.errors import FineryError, Reason
 
 def run(arguments: DeploymentsCommand, screen: Screen) -> int:
     """List or delete."""
-    with Connection.from_env(screen.say) as services:
+    with Connection.from_env(screen.starting) as services:
         found = _all(services)
         if isinstance(arguments.command, DeleteDeployment):
             _delete(arguments.command.model, found, screen)

@@ -14,7 +14,7 @@ from finery_client.specs import export_spec
 
 def run(arguments: ExportArguments, screen: Screen) -> int:
     """Merge, quantize, follow the job, and end with the directories."""
-    with Connection.from_env(screen.say) as services:
+    with Connection.from_env(screen.starting) as services:
         export(arguments, services, screen)
     return 0
 

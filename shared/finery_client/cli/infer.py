@@ -23,7 +23,7 @@ RULE = "-" * 50
 
 def run(arguments: InferArguments, screen: Screen) -> int:
     """Talk with a deployed model, or with one that is deployed for the conversation."""
-    with Connection.from_env(screen.say) as services:
+    with Connection.from_env(screen.starting) as services:
         if not (arguments.ckpt_dir or arguments.model_type or arguments.model_id_or_path):
             return _talk(_deployed(arguments, services), arguments, screen)
         deployment_spec(arguments, services.here)

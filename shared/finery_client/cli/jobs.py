@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 def run(arguments: JobsCommand, screen: Screen) -> int:
     """List, show, watch or cancel."""
-    with Connection.from_env(screen.say) as services:
+    with Connection.from_env(screen.starting) as services:
         match arguments.command:
             case ListJobs(limit):
                 _list(limit, services, screen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from finery_client.arguments import DeployArguments, ExportArguments, InferArguments, SftArguments
 from finery_client.cli import deploy, deployments, export, infer, jobs, models, sft, up
@@ -28,10 +28,15 @@ INTERRUPTED = 130
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    return guarded(lambda screen: dispatch(parse(sys.argv[1:] if words is None else words), screen))
+
+
+def guarded(run: Callable[[Screen], int]) -> int:
+    """Run something on a new screen; its exit status. Every error becomes one line."""
     interruptible()
     screen = Screen()
     try:
-        return dispatch(parse(sys.argv[1:] if words is None else words), screen)
+        return run(screen)
     except FineryError as error:
         screen.error(error)
         return USAGE if error.reason is Reason.INVALID_ARGUMENT else FAILED

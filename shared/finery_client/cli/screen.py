@@ -30,6 +30,10 @@ class Screen:
         """A remark."""
         self.remarks.print(escape(text), highlight=False, soft_wrap=True)
 
+    def starting(self, service: str) -> None:
+        """A remark on a service that is started for this command."""
+        self.say(f"Starting the {service} for this command; with `finery up` it would be there.")
+
     def warn(self, text: str) -> None:
         """A remark that asks for attention."""
         self.remarks.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from finery_client.specs import training_spec
 
 def run(arguments: SftArguments, screen: Screen) -> int:
     """Fine-tune, follow the job, and end with the checkpoint."""
-    with Connection.from_env(screen.say) as services:
+    with Connection.from_env(screen.starting) as services:
         spec = training_spec(arguments, services.here)
         endpoint = services.endpoint("trainer")
         with Calls(endpoint) as calls:

@@ -1,0 +1,1 @@
+"""``make demo``: a model fine-tuned, merged, quantized, served and questioned."""
