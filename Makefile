@@ -27,10 +27,10 @@ help: ## list the targets
 
 include deploy/make/environments.mk
 
-demo: env $(GGUF) ## fine-tune, merge, quantize, serve and question a real model
+demo: env $(VENVS)/weights/.done ## fine-tune, merge, quantize, serve and question a real model
 	$(CORE)/python -m finery_client.demo --gguf $(GGUF)
 
-test: test-core test-trainer test-quantizer test-inference test-e2e ## run all tests
+test: env model test-core test-trainer test-quantizer test-inference test-e2e ## run all tests
 
 PYTEST = python -m pytest -q
 LIBRARY_TESTS := tests/unit/shared/datasets tests/unit/shared/models tests/unit/shared/templates

