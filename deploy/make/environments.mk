@@ -12,7 +12,7 @@ env-inference: $(VENVS)/inference/.done ## build the inference service's environ
 $(VENVS)/tools/.done: deploy/make/tools.txt
 	@echo "environment: tools"
 	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENVS)/core/.done: $(VENVS)/tools/.done pyproject.toml constraints.txt $(STUBS) $(SHARED) shared/finery_client/pyproject.toml gateway/pyproject.toml

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+from pydantic_settings import SettingsConfigDict
+
+from finery_shared.errors import FineryError, Reason
+from finery_shared.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="FINERY_X_", frozen=True, extra="ignore")
+
+
+def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINERY_X_LISTEN", "nowhere")
+    monkeypatch.setenv("FINERY_X_DRAIN_SECONDS", "-1")
+    with pytest.raises(FineryError) as caught:
+        Settings.load()
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
+    assert "FINERY_X_LISTEN" in caught.value.message
+    assert "FINERY_X_DRAIN_SECONDS" in caught.value.message
+
+
+def test_paths_are_held_to_the_allowed_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to("/etc")
+    monkeypatch.setenv("FINERY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FINERY_X_ALLOWED_ROOTS", f"{tmp_path / 'a'}:{tmp_path / 'b'}")
+    settings = Settings.load()
+    assert settings.check_path(tmp_path / "a" / "x", "output_dir") == tmp_path / "a" / "x"
+    assert settings.check_path(tmp_path / "home" / "models", "model") == tmp_path / "home" / "models"
+    for path in ("/etc/passwd", tmp_path / "a" / ".." / "c", tmp_path / "a" / "link" / "x"):
+        with pytest.raises(FineryError) as caught:
+            settings.check_path(path, "output_dir")
+        assert caught.value.reason is Reason.PATH_NOT_ALLOWED
+        assert "FINERY_X_ALLOWED_ROOTS" in caught.value.message
+    with pytest.raises(FineryError) as caught:
+        settings.check_path("relative", "output_dir")
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
