@@ -19,7 +19,7 @@ else
 export UV_TORCH_BACKEND := auto
 endif
 
-.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-e2e lint types proto proto-check \
+.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-e2e lint types check-environments proto proto-check \
 	proto-image env env-core env-trainer env-quantizer env-inference model clean
 
 help: ## list the targets
@@ -59,6 +59,10 @@ lint: env-core ## check style and the direction of imports
 types: env-core ## check types
 	$(CORE)/mypy shared/finery_shared shared/finery_client gateway/finery_gateway
 	for service in trainer quantizer inference; do $(CORE)/mypy services/$$service/finery_$$service || exit 1; done
+
+check-environments: env-core ## check that core's packages agree and that it holds no torch
+	$(UV) pip check --quiet --python $(CORE)/python
+	! $(UV) pip show --quiet --python $(CORE)/python torch 2>/dev/null
 
 proto: $(VENVS)/tools/.done ## generate the stubs
 	protos/generate.sh
