@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from finery_shared.datasets.grammar import HubName
 from finery_shared.errors import FineryError, Reason
+from finery_shared.models.reach import hugging_face_endpoint, modelscope_endpoint, unreachable_because
 
 DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet")
 
@@ -19,47 +21,65 @@ class DatasetHub(Protocol):
         """The directory with the data set's files; raises DATASET_UNREACHABLE when they can't be had."""
 
 
+@dataclass(frozen=True)
 class HuggingFaceDatasets:
     """Data sets of huggingface.co, through the cache of huggingface_hub."""
 
+    endpoint: str = "https://huggingface.co"
+
     def fetch(self, dataset_id: str) -> Path:
-        """Download what the cache lacks; without network the cached files serve."""
+        """Download what the cache lacks; where the hub is out of reach, the cached files serve."""
         try:
             from huggingface_hub import snapshot_download
         except ImportError as error:
-            raise unreachable("Hugging Face", dataset_id, f"huggingface_hub is not installed: {error}") from error
+            cause = "the huggingface_hub package is not installed"
+            raise unreachable("Hugging Face", dataset_id, cause, error) from error
+        problem = unreachable_because(self.endpoint)
+        options = {"allow_patterns": list(DATA_FILES), "endpoint": self.endpoint, "local_files_only": bool(problem)}
         try:
-            return Path(snapshot_download(dataset_id, repo_type="dataset", allow_patterns=list(DATA_FILES)))
+            return Path(snapshot_download(dataset_id, repo_type="dataset", **options))
         except Exception as error:  # whatever its HTTP library of the day raises
-            raise unreachable("Hugging Face", dataset_id, repr(error)) from error
+            cause = "it can't be reached from here" if problem else "it did not give these files; check the id"
+            raise unreachable("Hugging Face", dataset_id, cause, problem or error) from error
 
 
+@dataclass(frozen=True)
 class ModelScopeDatasets:
     """Data sets of modelscope.cn, through the cache of the modelscope package."""
+
+    endpoint: str = "https://www.modelscope.cn"
 
     def fetch(self, dataset_id: str) -> Path:
         """Download what the cache lacks."""
         try:
             from modelscope.hub.snapshot_download import dataset_snapshot_download
         except ImportError as error:
-            raise unreachable("ModelScope", dataset_id, f"modelscope is not installed: {error}") from error
+            raise unreachable("ModelScope", dataset_id, "the modelscope package is not installed", error) from error
+        if (problem := unreachable_because(self.endpoint)) is not None:
+            raise unreachable("ModelScope", dataset_id, "it can't be reached from here", problem)
         try:
             return Path(dataset_snapshot_download(dataset_id, allow_file_pattern=list(DATA_FILES)))
         except Exception as error:  # whatever its HTTP library of the day raises
-            raise unreachable("ModelScope", dataset_id, repr(error)) from error
+            cause = "it did not give these files; check the id"
+            raise unreachable("ModelScope", dataset_id, cause, error) from error
 
 
-def default_hubs() -> Mapping[HubName, DatasetHub]:
-    """Both hubs; the first is the one that an id without prefix is looked for on."""
-    return {"HF": HuggingFaceDatasets(), "MS": ModelScopeDatasets()}
+def hubs_from(environment: Mapping[str, str]) -> Mapping[HubName, DatasetHub]:
+    """Both hubs at the addresses that these environment variables name.
+
+    An id without prefix is looked for on the first: Hugging Face, or ModelScope when ``USE_HF`` is 0 or false.
+    """
+    hf = HuggingFaceDatasets(hugging_face_endpoint(environment))
+    ms = ModelScopeDatasets(modelscope_endpoint(environment))
+    return {"MS": ms, "HF": hf} if environment.get("USE_HF", "1").lower() in ("0", "false") else {"HF": hf, "MS": ms}
 
 
-def unreachable(hub: str, dataset_id: str, detail: str) -> FineryError:
+def unreachable(hub: str, dataset_id: str, cause: str, detail: object) -> FineryError:
     """The error for a data set that can't be fetched."""
     return FineryError(
         Reason.DATASET_UNREACHABLE,
-        f"The data set {dataset_id} could not be fetched from {hub}: is the hub reachable, and the id right? "
+        f"The data set {dataset_id} could not be fetched from {hub}: {cause}. "
         "A local file serves too: --dataset path/to/rows.jsonl; general-zh and general-en come with Finery.",
-        detail=detail,
+        detail=repr(detail),
         dataset=dataset_id,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from finery_shared.datasets.conversation import Conversation, Turn, language_of
 from finery_shared.datasets.files import RawRow, read_rows, row_error
 from finery_shared.datasets.formats import RowProblem, to_turns
 from finery_shared.datasets.grammar import DatasetSpec, HubName, parse
-from finery_shared.datasets.hubs import DatasetHub, default_hubs
+from finery_shared.datasets.hubs import DatasetHub, hubs_from
 from finery_shared.datasets.identity import FLAGS, Identity, surviving_placeholder
 from finery_shared.datasets.sampling import Sample, draw
 from finery_shared.datasets.source import Source, locate
@@ -66,7 +67,7 @@ def load(
     if not datasets:
         raise FineryError(Reason.DATASET_EMPTY, "No data set was given: add --dataset NAME (for instance general-en).")
     identity = Identity.of(names, authors)
-    places = base_dir or Path.cwd(), hubs if hubs is not None else default_hubs()
+    places = base_dir or Path.cwd(), hubs if hubs is not None else hubs_from(os.environ)
     train: list[Conversation] = []
     val: list[Conversation] = []
     report: list[DatasetReport] = []

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.models.directory import is_complete
+from finery_shared.models.reach import hugging_face_endpoint, modelscope_endpoint, unreachable_because
 from finery_shared.models.spec import ModelSpec
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
@@ -36,6 +37,7 @@ class HuggingFaceHub:
     """huggingface.co and its cache (``$HF_HUB_CACHE``, ``$HF_HOME/hub``, ``~/.cache/huggingface/hub``)."""
 
     cache: Path
+    endpoint: str = "https://huggingface.co"
     name: str = "Hugging Face"
 
     def id_of(self, spec: ModelSpec) -> str | None:
@@ -57,11 +59,13 @@ class HuggingFaceHub:
         try:
             from huggingface_hub import snapshot_download
         except ImportError as error:
-            raise _unreachable(self.name, repo_id, f"huggingface_hub is not installed: {error}") from error
+            raise _unreachable(self.name, repo_id, "the huggingface_hub package is not installed", error) from error
+        _check_reachable(self.name, self.endpoint, repo_id)
+        options = {"allow_patterns": list(MODEL_FILES), "cache_dir": self.cache, "endpoint": self.endpoint}
         try:
-            return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), cache_dir=self.cache))
+            return Path(snapshot_download(repo_id, **options))
         except Exception as error:  # whatever its HTTP library of the day raises
-            raise _unreachable(self.name, repo_id, repr(error)) from error
+            raise _unreachable(self.name, repo_id, "it did not give these files", error) from error
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class ModelScopeHub:
     """modelscope.cn and its cache (``$MODELSCOPE_CACHE``, ``~/.cache/modelscope/hub``)."""
 
     cache: Path
+    endpoint: str = "https://www.modelscope.cn"
     name: str = "ModelScope"
 
     def id_of(self, spec: ModelSpec) -> str | None:
@@ -87,11 +92,12 @@ class ModelScopeHub:
         try:
             from modelscope import snapshot_download
         except ImportError as error:
-            raise _unreachable(self.name, repo_id, f"modelscope is not installed: {error}") from error
+            raise _unreachable(self.name, repo_id, "the modelscope package is not installed", error) from error
+        _check_reachable(self.name, self.endpoint, repo_id)
         try:
             return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), cache_dir=str(self.cache)))
         except Exception as error:  # whatever its HTTP library of the day raises
-            raise _unreachable(self.name, repo_id, repr(error)) from error
+            raise _unreachable(self.name, repo_id, "it did not give these files", error) from error
 
 
 def hubs_from(environment: Mapping[str, str]) -> tuple[ModelHub, ...]:
@@ -102,16 +108,24 @@ def hubs_from(environment: Mapping[str, str]) -> tuple[ModelHub, ...]:
     home = Path(environment.get("HOME") or Path.home())
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     hf_home = Path(environment.get("HF_HOME") or cache / "huggingface")
-    hf = HuggingFaceHub(Path(environment.get("HF_HUB_CACHE") or hf_home / "hub").expanduser())
-    ms = ModelScopeHub(Path(environment.get("MODELSCOPE_CACHE") or cache / "modelscope" / "hub").expanduser())
+    hf_cache = Path(environment.get("HF_HUB_CACHE") or hf_home / "hub").expanduser()
+    ms_cache = Path(environment.get("MODELSCOPE_CACHE") or cache / "modelscope" / "hub").expanduser()
+    hf = HuggingFaceHub(hf_cache, hugging_face_endpoint(environment))
+    ms = ModelScopeHub(ms_cache, modelscope_endpoint(environment))
     return (ms, hf) if environment.get("USE_HF", "1").lower() in ("0", "false") else (hf, ms)
 
 
-def _unreachable(hub: str, repo_id: str, detail: str) -> FineryError:
+def _check_reachable(hub: str, endpoint: str, repo_id: str) -> None:
+    if (problem := unreachable_because(endpoint)) is not None:
+        raise _unreachable(hub, repo_id, "it can't be reached from here", problem)
+
+
+def _unreachable(hub: str, repo_id: str, cause: str, detail: object) -> FineryError:
     return FineryError(
         Reason.MODEL_UNREACHABLE,
-        f"{repo_id} could not be fetched from {hub}: is the hub reachable, and the id right? "
+        f"{repo_id} could not be fetched from {hub}: {cause}. "
         "A model that is already on this machine is used with --model_id_or_path DIR.",
-        detail=detail,
+        detail=f"{hub}: {detail!r}",
         model=repo_id,
+        cause=f"{hub} ({repo_id}): {cause}",
     )

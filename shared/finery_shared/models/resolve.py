@@ -92,10 +92,10 @@ def _from_hubs(wanted: str, ids: Sequence[tuple[ModelHub, str]]) -> Path:
             return hub.download(repo_id)
         except FineryError as error:
             refusals.append(error)
-    tried = " or ".join(f"{hub.name} ({repo_id})" for hub, repo_id in ids) or "any hub (none is configured)"
+    causes = "; ".join(error.metadata.get("cause", error.message) for error in refusals) or "no hub is configured"
     raise FineryError(
         Reason.MODEL_UNREACHABLE,
-        f"{wanted} is not on this machine and could not be fetched from {tried}. "
+        f"{wanted} is not on this machine, and no hub gave it: {causes}. "
         "If you have its files, pass their directory: --model_id_or_path DIR.",
         detail="; ".join(error.detail for error in refusals),
         model=wanted,

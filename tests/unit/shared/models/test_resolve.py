@@ -29,7 +29,8 @@ class FakeHub:
     def download(self, repo_id: str) -> Path:
         self.asked.append(repo_id)
         if repo_id not in self.shelves:
-            raise FineryError(Reason.MODEL_UNREACHABLE, "unreachable", detail=f"{self.name} is down")
+            cause = f"{self.name} ({repo_id}): it can't be reached"
+            raise FineryError(Reason.MODEL_UNREACHABLE, "unreachable", detail=f"{self.name} is down", cause=cause)
         return self.shelves[repo_id]
 
 
@@ -102,7 +103,7 @@ def test_unreachable_hubs(tmp_path: Path) -> None:
         resolve("qwen1half-0_5b-chat", store=tmp_path, hubs=[FakeHub("A"), FakeHub("B")])
     error = caught.value
     assert error.reason is Reason.MODEL_UNREACHABLE
-    assert f"A ({QWEN}) or B ({QWEN})" in error.message
+    assert f"A ({QWEN}): it can't be reached; B ({QWEN}): it can't be reached" in error.message
     assert "--model_id_or_path DIR" in error.message
     assert error.detail == "A is down; B is down"
 

@@ -23,7 +23,8 @@ class Templated:
         return self.inner.all_special_tokens
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        return self.inner.apply_chat_template(conversation, chat_template=self.chat_template, **options)
+        inner: Any = self.inner
+        return inner.apply_chat_template(conversation, chat_template=self.chat_template, **options)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self.inner.encode(text, add_special_tokens=add_special_tokens)

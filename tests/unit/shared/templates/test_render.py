@@ -88,7 +88,7 @@ def test_every_shipped_row_renders(tokenizer: ChatTokenizer) -> None:
         authors=["魔搭", "ModelScope"],
     )
     for row in loaded.train:
-        messages = [dict(message) for message in row.messages]
+        messages = [{"role": message["role"], "content": message["content"]} for message in row.messages]
         expected = tokenizer.apply_chat_template(
             messages, tokenize=True, add_generation_prompt=False, return_dict=False
         )
