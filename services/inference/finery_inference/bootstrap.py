@@ -1,0 +1,68 @@
+"""The inference service, wired: the only file that picks real implementations."""
+
+from __future__ import annotations
+
+import os
+
+from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
+from finery_inference.app import DEPLOYMENT_SERVICE, INFERENCE_SERVICE, InferenceProcess
+from finery_inference.deployments.manager import DeploymentManager
+from finery_inference.deployments.restart import RestartPolicy
+from finery_inference.deployments.source import SourceResolver
+from finery_inference.deployments.store import DeploymentStore
+from finery_inference.engines.fake import FakeEngineFactory, FakePace
+from finery_inference.engines.protocol import EngineFactory
+from finery_inference.engines.vllm.environment import vllm_environment
+from finery_inference.engines.vllm.factory import VllmFactory
+from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
+from finery_inference.generation.generator import Generator
+from finery_inference.servicer import DeploymentServicer, InferenceServicer
+from finery_inference.settings import Settings
+from finery_shared.home import Home
+from finery_shared.jobs.schema import open_sqlite
+from finery_shared.log import logger
+from finery_shared.models import hubs_from
+from finery_shared.rpc import RpcServer, Servicer
+
+
+def build(settings: Settings) -> InferenceProcess:
+    """An inference process, not started; must be called in its event loop. Sets vLLM's environment variables."""
+    log = logger("inference")
+    sources = SourceResolver(Home(settings.home).models, hubs_from(os.environ), settings.check_path)
+    store = DeploymentStore(open_sqlite(settings.state / "deployments.db"))
+    manager = DeploymentManager(store, sources, {"vllm": engine_factory(settings)}, RestartPolicy(), log)
+    generator = Generator(manager.model)
+    server = RpcServer(
+        settings.listen,
+        [
+            Servicer(
+                DEPLOYMENT_SERVICE,
+                deployments_pb2_grpc.add_DeploymentServiceServicer_to_server,
+                DeploymentServicer(manager),
+            ),
+            Servicer(
+                INFERENCE_SERVICE,
+                inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+                InferenceServicer(generator),
+                serving=False,
+            ),
+        ],
+        log,
+    )
+    return InferenceProcess(server, manager, generator, settings.drain_seconds, log)
+
+
+def engine_factory(settings: Settings) -> EngineFactory:
+    """What starts engines in this process."""
+    if settings.engine == "fake":
+        pace = FakePace(
+            settings.fake_start_seconds,
+            settings.fake_first_token_seconds,
+            settings.fake_tokens_per_second,
+            settings.fake_tokens_per_delta,
+            settings.fake_answer_tokens,
+        )
+        return FakeEngineFactory(pace)
+    hardware = Hardware(is_cpu_build(), settings.cpu_kv_cache_mib * 2**20, settings.cpu_threads)
+    os.environ.update(vllm_environment(hardware, os.getpid()))
+    return VllmFactory(hardware)

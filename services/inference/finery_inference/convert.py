@@ -1,0 +1,204 @@
+"""Proto to domain and back. What is wrong in a message is refused here, naming the field."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+
+from pydantic import JsonValue
+
+from finery.inference.v1 import deployments_pb2 as dpb
+from finery.inference.v1 import inference_pb2 as ipb
+from finery_inference.deployments.model import Deployment, DeploymentSpec, Snapshot, State
+from finery_inference.engines.protocol import EngineStats
+from finery_inference.generation.request import (
+    ChatInput,
+    Chunk,
+    Complete,
+    GenerationRequest,
+    PromptInput,
+    SamplingRequest,
+    TextInput,
+    TokenIdsInput,
+)
+from finery_shared.errors import FineryError, Reason, invalid
+
+_STATES = {
+    State.LOADING: dpb.DEPLOYMENT_STATE_LOADING,
+    State.READY: dpb.DEPLOYMENT_STATE_READY,
+    State.UNLOADING: dpb.DEPLOYMENT_STATE_UNLOADING,
+    State.FAILED: dpb.DEPLOYMENT_STATE_FAILED,
+}
+_ROLES = {
+    ipb.CHAT_ROLE_SYSTEM: "system",
+    ipb.CHAT_ROLE_USER: "user",
+    ipb.CHAT_ROLE_ASSISTANT: "assistant",
+    ipb.CHAT_ROLE_TOOL: "tool",
+}
+_FINISHES = {"stop": ipb.FINISH_REASON_STOP, "length": ipb.FINISH_REASON_LENGTH}
+_DTYPES = ("auto", "bfloat16", "float16", "float32")
+_MODEL_ID = re.compile(r"[^\s\x00-\x1f]{1,200}")
+
+
+def deployment_spec(message: dpb.DeploymentSpec) -> DeploymentSpec:
+    """Raises INVALID_ARGUMENT."""
+    named = message.model.model_type or message.model.model_id_or_path
+    if not message.ckpt_dir and not named:
+        raise invalid("spec", "say what to load: ckpt_dir, or model with model_type or model_id_or_path.")
+    name = message.served_model_name
+    if name and not _MODEL_ID.fullmatch(name):
+        raise invalid("served_model_name", f"{name!r} is not 1 to 200 characters without spaces.")
+    if message.dtype and message.dtype not in _DTYPES:
+        raise invalid("dtype", f"{message.dtype!r} is not one of: {', '.join(_DTYPES)}.")
+    memory = message.gpu_memory_utilization if message.HasField("gpu_memory_utilization") else None
+    if memory is not None and not 0 < memory <= 1:
+        raise invalid("gpu_memory_utilization", f"{memory} is not above 0 and at most 1.")
+    return DeploymentSpec(
+        ckpt_dir=message.ckpt_dir,
+        model_type=message.model.model_type,
+        model_id_or_path=message.model.model_id_or_path,
+        served_model_name=name,
+        infer_backend=message.infer_backend or "vllm",
+        max_model_len=_natural(message, "max_model_len"),
+        dtype=message.dtype or "auto",
+        gpu_memory_utilization=memory,
+        tensor_parallel_size=_natural(message, "tensor_parallel_size"),
+        engine_args={key: _json(key, value) for key, value in sorted(message.engine_args.items())},
+    )
+
+
+def request_id(text: str) -> str:
+    """A caller's request id in its canonical form; empty stays empty. Raises INVALID_ARGUMENT."""
+    if not text:
+        return ""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise invalid("request_id", f"{text!r} is not a UUID.") from None
+
+
+def deployment_message(deployment: Deployment) -> dpb.Deployment:
+    """A deployment as callers see it."""
+    record = deployment.record
+    message = dpb.Deployment(
+        name=record.name,
+        spec=_spec_message(record.spec),
+        model_id=record.model_id,
+        model_type=record.model_type,
+        state=_STATES[deployment.state],
+        max_model_len=deployment.max_model_len,
+    )
+    message.create_time.FromDatetime(record.create_time)
+    if deployment.error is not None:
+        message.error.reason, message.error.message = str(deployment.error.reason), deployment.error.message
+    return message
+
+
+def snapshot_message(snapshot: Snapshot) -> dpb.WatchDeploymentsResponse:
+    """All deployments."""
+    deployments = [deployment_message(deployment) for deployment in snapshot.deployments]
+    return dpb.WatchDeploymentsResponse(revision=snapshot.revision, deployments=deployments, draining=snapshot.draining)
+
+
+def stats_message(stats: EngineStats) -> dpb.GetDeploymentStatsResponse:
+    """An engine's own figures."""
+    return dpb.GetDeploymentStatsResponse(
+        running_requests=stats.running,
+        waiting_requests=stats.waiting,
+        kv_cache_usage=stats.kv_cache_usage,
+        generated_tokens=stats.generated_tokens,
+    )
+
+
+def page(deployments: tuple[Deployment, ...], page_size: int, page_token: str) -> tuple[tuple[Deployment, ...], str]:
+    """One page, oldest first, and the token of the next; raises PAGE_TOKEN_INVALID."""
+    if page_token and not (page_token.isascii() and page_token.isdigit()):
+        raise FineryError(Reason.PAGE_TOKEN_INVALID, f"page_token {page_token!r} was not given out; leave it empty.")
+    after, size = int(page_token or 0), min(page_size or 50, 1000)
+    rest = [deployment for deployment in deployments if deployment.record.ordinal > after]
+    return tuple(rest[:size]), str(rest[size - 1].record.ordinal) if len(rest) > size else ""
+
+
+def prompt(message: ipb.GenerateRequest | ipb.TokenizeRequest) -> PromptInput:
+    """Raises INVALID_ARGUMENT."""
+    kind = message.WhichOneof("prompt")
+    if kind == "chat":
+        return ChatInput(tuple((_role(m.role, at), m.content) for at, m in enumerate(message.chat.messages)))
+    if kind == "text":
+        return TextInput(message.text.text)
+    if kind == "token_ids" and isinstance(message, ipb.GenerateRequest):
+        return TokenIdsInput(tuple(message.token_ids.token_ids))
+    raise invalid("prompt", "there is none; set chat, text or token_ids.")
+
+
+def generation_request(message: ipb.GenerateRequest) -> GenerationRequest:
+    """Raises INVALID_ARGUMENT."""
+    return GenerationRequest(message.model, prompt(message), _sampling(message.sampling))
+
+
+def generate_response(event: Chunk | Complete) -> ipb.GenerateResponse:
+    """One message of the stream."""
+    if isinstance(event, Chunk):
+        chunk = ipb.GenerateChunk(
+            index=event.index, text=event.text, token_ids=event.token_ids, completion_tokens=event.completion_tokens
+        )
+        return ipb.GenerateResponse(chunk=chunk)
+    finishes = [
+        ipb.ChoiceFinish(index=index, finish_reason=_FINISHES[finish]) for index, finish in enumerate(event.finishes)
+    ]
+    usage = ipb.Usage(
+        prompt_tokens=event.prompt_tokens,
+        completion_tokens=event.completion_tokens,
+        cached_tokens=event.cached_tokens,
+    )
+    return ipb.GenerateResponse(complete=ipb.GenerateComplete(finishes=finishes, usage=usage))
+
+
+def _sampling(message: ipb.SamplingParams) -> SamplingRequest:
+    scalars = {
+        field.name: getattr(message, field.name)
+        for field, _ in message.ListFields()
+        if field.name not in ("stop", "stop_token_ids")
+    }
+    return SamplingRequest(**scalars, stop=tuple(message.stop), stop_token_ids=tuple(message.stop_token_ids))
+
+
+def _spec_message(spec: DeploymentSpec) -> dpb.DeploymentSpec:
+    message = dpb.DeploymentSpec(
+        ckpt_dir=spec.ckpt_dir,
+        served_model_name=spec.served_model_name,
+        infer_backend=spec.infer_backend,
+        max_model_len=spec.max_model_len,
+        dtype=spec.dtype,
+        gpu_memory_utilization=spec.gpu_memory_utilization,
+        tensor_parallel_size=spec.tensor_parallel_size,
+        engine_args={key: json.dumps(value) for key, value in spec.engine_args.items()},
+    )
+    if spec.model_type or spec.model_id_or_path:
+        message.model.model_type, message.model.model_id_or_path = spec.model_type, spec.model_id_or_path
+    return message
+
+
+def _natural(message: dpb.DeploymentSpec, field: str) -> int | None:
+    if not message.HasField(field):  # type: ignore[arg-type]  # the stubs want a literal
+        return None
+    value: int = getattr(message, field)
+    if value < 1:
+        raise invalid(field, "it must be 1 or more.")
+    return value
+
+
+def _json(key: str, text: str) -> JsonValue:
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError:
+        raise invalid("engine_args", f"the value of {key}, {text!r}, is not JSON.") from None
+    return value
+
+
+def _role(role: ipb.ChatRole.ValueType, at: int) -> str:
+    name = _ROLES.get(role)
+    if name is None:
+        raise invalid(f"messages[{at}].role", "it must be system, user, assistant or tool.")
+    return name

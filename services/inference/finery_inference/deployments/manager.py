@@ -1,0 +1,179 @@
+"""All deployments of an inference process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+
+from finery_inference.deployments.board import Board
+from finery_inference.deployments.model import Deployment, DeploymentRecord, DeploymentSpec, Snapshot
+from finery_inference.deployments.restart import RestartPolicy
+from finery_inference.deployments.runner import Runner
+from finery_inference.deployments.source import Source, SourceResolver
+from finery_inference.deployments.store import DeploymentStore
+from finery_inference.engines.protocol import EngineConfig, EngineFactory
+from finery_inference.generation.loaded import LoadedModel, front
+from finery_shared.errors import FineryError, Reason, invalid
+from finery_shared.log import Logger
+
+
+class DeploymentManager:
+    """Creates, deletes and watches deployments, and finds the model that a request is for."""
+
+    def __init__(
+        self,
+        store: DeploymentStore,
+        sources: SourceResolver,
+        backends: Mapping[str, EngineFactory],
+        policy: RestartPolicy,
+        log: Logger,
+    ) -> None:
+        self._store = store
+        self._sources = sources
+        self._backends = backends
+        self._policy = policy
+        self._log = log
+        self._runners: dict[str, Runner] = {}
+        self._checked: dict[str, Source] = {}
+        self._board = Board(self._deployments)
+        # Engines measure the memory that is free when they start, so one starts at a time.
+        self._loading = asyncio.Lock()
+        self._creating = asyncio.Lock()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process is on its way out."""
+        return self._board.draining
+
+    async def restore(self) -> None:
+        """Load every stored deployment again; does not wait until they are READY."""
+        for factory in self._backends.values():
+            await factory.prepare()
+        for record in await asyncio.to_thread(self._store.all):
+            self._run(record)
+
+    async def create(self, spec: DeploymentSpec, request_id: str = "") -> Deployment:
+        """Check, store and begin to load a deployment.
+
+        Raises MODEL_TAKEN, REQUEST_ID_REUSED, INVALID_ARGUMENT for engine arguments, and what the source raises.
+        """
+        if self.draining:
+            raise draining()
+        async with self._creating:
+            repeated = await asyncio.to_thread(self._store.find_request, spec, request_id)
+            if repeated is not None:
+                return self._runner(repeated.name).deployment
+            if spec.served_model_name:
+                await asyncio.to_thread(self._store.check_free, spec.served_model_name)
+            factory = self._factory(spec)
+            source = await asyncio.to_thread(self._sources.resolve, spec)
+            await factory.check(_config(spec, source))
+            model_id = spec.served_model_name or source.model_type
+            record = await asyncio.to_thread(self._store.create, spec, model_id, source.model_type, request_id)
+            return self._run(record, source).deployment
+
+    def get(self, name: str) -> Deployment:
+        """One deployment; raises DEPLOYMENT_NOT_FOUND."""
+        return self._runner(name).deployment
+
+    def list(self) -> tuple[Deployment, ...]:
+        """All deployments, oldest first."""
+        return self._deployments()
+
+    async def delete(self, name: str) -> None:
+        """Forget a deployment, then unload it; raises DEPLOYMENT_NOT_FOUND."""
+        runner = self._runner(name)
+        await asyncio.to_thread(self._store.delete, name)
+        await runner.stop()
+        self._runners.pop(name, None)
+        self._checked.pop(name, None)
+        self._board.changed()
+
+    def watch(self) -> AsyncGenerator[Snapshot, None]:
+        """Snapshots: one at once, then after every change and as heartbeats."""
+        return self._board.watch()
+
+    def model(self, model_id: str) -> LoadedModel:
+        """The loaded model of that id; raises DEPLOYMENT_NOT_FOUND, DEPLOYMENT_NOT_READY or ENGINE_DEAD."""
+        if self.draining:
+            raise draining()
+        # A deleted deployment may still be unloading while a newer one has its id.
+        for runner in reversed(self._runners.values()):
+            if runner.record.model_id == model_id:
+                return runner.ready()
+        known = ", ".join(sorted({r.record.model_id for r in self._runners.values()})) or "none yet"
+        message = f"There is no model {model_id!r} here. Deployed: {known}."
+        raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, message, model=model_id)
+
+    def named(self, name: str) -> LoadedModel:
+        """The loaded model of the deployment of that resource name; raises as `model`."""
+        return self._runner(name).ready()
+
+    def drain(self) -> None:
+        """Refuse new requests and deployments from now on."""
+        self._board.drain()
+
+    def end_watches(self) -> None:
+        """End every watch after a last snapshot."""
+        self._board.close()
+
+    async def stop(self) -> None:
+        """Unload everything; what is stored stays stored."""
+        await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
+        for factory in self._backends.values():
+            await factory.close()
+        await asyncio.to_thread(self._store.close)
+
+    def _run(self, record: DeploymentRecord, checked: Source | None = None) -> Runner:
+        if checked is not None:
+            self._checked[record.name] = checked
+        runner = Runner(record, self._load, self._board.changed, self._policy, self._log)
+        self._runners[record.name] = runner
+        runner.start()
+        self._board.changed()
+        return runner
+
+    async def _load(self, record: DeploymentRecord) -> LoadedModel:
+        async with self._loading:
+            # What `create` has just checked need not be read again; what was stored long ago must be.
+            source = self._checked.pop(record.name, None)
+            if source is None:
+                source = await asyncio.to_thread(self._sources.resolve, record.spec)
+            engine = await self._factory(record.spec).start(_config(record.spec, source))
+            try:
+                return await asyncio.to_thread(front, engine, source.path)
+            except BaseException:
+                await engine.shutdown()
+                raise
+
+    def _factory(self, spec: DeploymentSpec) -> EngineFactory:
+        factory = self._backends.get(spec.infer_backend)
+        if factory is None:
+            raise invalid("infer_backend", f"{spec.infer_backend!r} is not one of: {', '.join(self._backends)}.")
+        return factory
+
+    def _runner(self, name: str) -> Runner:
+        runner = self._runners.get(name)
+        if runner is None:
+            message = f"There is no deployment {name!r} here. Deleted ones are gone for good."
+            raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, message, deployment=name)
+        return runner
+
+    def _deployments(self) -> tuple[Deployment, ...]:
+        return tuple(runner.deployment for runner in self._runners.values())
+
+
+def draining() -> FineryError:
+    """The error for what comes while the process is on its way out."""
+    return FineryError(Reason.SERVICE_UNAVAILABLE, "This inference process is shutting down. Try another one.")
+
+
+def _config(spec: DeploymentSpec, source: Source) -> EngineConfig:
+    return EngineConfig(
+        model=source.path,
+        max_model_len=spec.max_model_len,
+        dtype=spec.dtype,
+        gpu_memory_utilization=spec.gpu_memory_utilization,
+        tensor_parallel_size=spec.tensor_parallel_size or 1,
+        extra=spec.engine_args,
+    )

@@ -1,0 +1,115 @@
+"""One deployment at work: loads its model, watches the engine, loads it again when the engine died."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from finery_inference.deployments.model import Deployment, DeploymentRecord, State
+from finery_inference.deployments.restart import RestartPolicy
+from finery_inference.engines.errors import engine_dead
+from finery_inference.generation.loaded import LoadedModel
+from finery_shared.errors import FineryError, Reason
+from finery_shared.log import Logger
+
+Load = Callable[[DeploymentRecord], Awaitable[LoadedModel]]
+
+POLL_SECONDS = 0.1
+"""How often an engine is asked whether it lives."""
+
+
+class Runner:
+    """The life of one deployment. ``changed`` is called after every change of its state."""
+
+    def __init__(
+        self, record: DeploymentRecord, load: Load, changed: Callable[[], None], policy: RestartPolicy, log: Logger
+    ) -> None:
+        self.record = record
+        self._load = load
+        self._changed = changed
+        self._policy = policy
+        self._log = log.bind(deployment=record.name, model=record.model_id)
+        self._state = State.LOADING
+        self._error: FineryError | None = None
+        self._model: LoadedModel | None = None
+        self._max_model_len = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def deployment(self) -> Deployment:
+        """As it is now."""
+        return Deployment(self.record, self._state, self._error, self._max_model_len)
+
+    def start(self) -> None:
+        """Begin to load."""
+        self._task = asyncio.create_task(self._run(), name=f"run {self.record.name}")
+
+    async def stop(self) -> None:
+        """Unload; running requests end with ENGINE_DEAD."""
+        self._set(State.UNLOADING)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._drop_model()
+
+    def ready(self) -> LoadedModel:
+        """The loaded model; raises DEPLOYMENT_NOT_READY or ENGINE_DEAD, saying why there is none."""
+        model_id = self.record.model_id
+        if self._state is State.READY and self._model is not None:
+            if self._model.engine.alive:
+                return self._model
+            raise engine_dead()
+        if self._state is State.FAILED and self._error is not None:
+            if self._error.reason is Reason.ENGINE_DEAD:
+                raise self._error
+            message = f"The model {model_id!r} could not be loaded: {self._error.message}"
+        elif self._state is State.UNLOADING:
+            message = f"The model {model_id!r} is being unloaded."
+        else:
+            message = f"The model {model_id!r} is still loading. Try again in a moment."
+        raise FineryError(Reason.DEPLOYMENT_NOT_READY, message, model=model_id)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            start = time.monotonic()
+            error = await self._live()
+            failures = 1 if time.monotonic() - start > self._policy.steady else failures + 1
+            await self._drop_model()
+            self._set(State.FAILED, error)
+            again = error.reason is Reason.ENGINE_DEAD and failures < self._policy.attempts
+            self._log.error(
+                "deployment failed", reason=str(error.reason), error=error.message, detail=error.detail, again=again
+            )
+            if not again:
+                return
+            await asyncio.sleep(self._policy.delay(failures))
+
+    async def _live(self) -> FineryError:
+        """Load, and serve until the engine dies; returns what ended it."""
+        self._set(State.LOADING)
+        start = time.monotonic()
+        try:
+            self._model = await self._load(self.record)
+        except FineryError as error:
+            return error
+        except Exception as error:
+            self._log.exception("loading failed unexpectedly")
+            message = "The model could not be loaded. The inference service's log says why."
+            return FineryError(Reason.ENGINE_FAILED, message, detail=repr(error))
+        self._max_model_len = self._model.max_model_len
+        self._set(State.READY)
+        self._log.info("deployment ready", seconds=round(time.monotonic() - start, 1))
+        while self._model.engine.alive:
+            await asyncio.sleep(POLL_SECONDS)
+        return engine_dead("the engine's process has ended")
+
+    async def _drop_model(self) -> None:
+        model, self._model = self._model, None
+        if model is not None:
+            await model.engine.shutdown()
+
+    def _set(self, state: State, error: FineryError | None = None) -> None:
+        self._state, self._error = state, error
+        self._changed()

@@ -1,0 +1,136 @@
+"""What the service needs of an engine, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import JsonValue
+
+from finery_shared.templates import ChatTokenizer
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What to load. None leaves a choice to the engine; ``max_model_len`` is then the model's own, if memory allows."""
+
+    model: Path
+    max_model_len: int | None = None
+    dtype: str = "auto"
+    gpu_memory_utilization: float | None = None
+    tensor_parallel_size: int = 1
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Further arguments by the engine's own names."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens, every default filled in. ``top_k`` 0 is all tokens."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    n: int = 1
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One prompt, at least one token long, and ``sampling.n`` answers to it."""
+
+    request_id: str
+    token_ids: Sequence[int]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one of the answers got since its last delta; the last one of an answer says why it ended."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    finish: Finish | None = None
+    cached_tokens: int = 0
+    """Tokens of the prompt that were in the prefix cache."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """The engine's own figures. ``kv_cache_usage`` is a share, from 0 to 1."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    generated_tokens: int
+
+
+class Tokenizer(ChatTokenizer, Protocol):
+    """The model's tokenizer. Its methods may be called from threads."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Token ids to text."""
+
+
+class InferenceEngine(Protocol):
+    """A loaded model."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Every token id is below it."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the engine died or was shut down; it never comes back."""
+
+    def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        """The answers' deltas, as they are made; closing the generator aborts the request in the engine.
+
+        Raises ENGINE_DEAD when the engine dies or is shut down meanwhile, INVALID_ARGUMENT for what it refuses.
+        """
+
+    async def stats(self) -> EngineStats:
+        """The engine's own figures. Raises ENGINE_DEAD."""
+
+    async def shutdown(self) -> None:
+        """End the engine and its processes; running requests end with ENGINE_DEAD. Harmless when it is dead."""
+
+
+class EngineFactory(Protocol):
+    """Starts engines of one kind."""
+
+    async def prepare(self) -> None:
+        """Begin what every start needs, in the background."""
+
+    async def check(self, config: EngineConfig) -> None:
+        """Refuse what no engine of this kind understands, by INVALID_ARGUMENT naming it; loads nothing."""
+
+    async def start(self, config: EngineConfig) -> InferenceEngine:
+        """Load a model. When the call is cancelled, what it began is undone.
+
+        Raises INVALID_ARGUMENT or ENGINE_FAILED for a model or arguments that can't work, ENGINE_DEAD when a process of
+        the engine was ended from outside.
+        """
+
+    async def close(self) -> None:
+        """End what unfinished starts left behind."""

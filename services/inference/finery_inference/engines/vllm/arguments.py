@@ -1,0 +1,80 @@
+"""From an EngineConfig to vLLM's own arguments, and from vLLM's refusals to errors for users."""
+
+from __future__ import annotations
+
+import dataclasses
+from difflib import get_close_matches
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+
+from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.vllm.hardware import Hardware
+from finery_shared.errors import FineryError, Reason, invalid
+
+NAMES = frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
+
+OWN_FIELDS = frozenset({"max_model_len", "dtype", "gpu_memory_utilization", "tensor_parallel_size"})
+"""Arguments that a deployment has fields for."""
+
+NOT_ALLOWED = frozenset(
+    {
+        *("model", "tokenizer", "served_model_name", "config_format", "load_format", "download_dir", "hf_config_path"),
+        *("trust_remote_code", "hf_overrides", "hf_token", "model_loader_extra_config", "worker_cls"),
+        *("worker_extension_cls", "logits_processors", "plugin_config", "enable_lora", "runner", "convert"),
+        *("disable_log_stats", "enable_log_requests", "logits_processor_pattern", "generation_config"),
+    }
+)
+"""Arguments by which a caller could run code, read other files, or break what the service relies on."""
+
+
+def check_names(config: EngineConfig) -> None:
+    """Refuse engine arguments by name: INVALID_ARGUMENT."""
+    for name in config.extra:
+        if name in OWN_FIELDS:
+            raise invalid("engine_args", f"{name} has a field of its own; set that.")
+        if name in NOT_ALLOWED:
+            raise invalid("engine_args", f"{name} is Finery's to set; leave it out.")
+        if name not in NAMES:
+            near = get_close_matches(name, NAMES, n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise invalid("engine_args", f"vLLM has no argument {name!r}.{hint}")
+
+
+def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]:
+    """Keyword arguments of AsyncEngineArgs. ``quantization`` is left to what the model's config.json says."""
+    chosen: dict[str, Any] = {
+        "model": str(config.model),
+        "tokenizer": str(config.model),
+        # -1 is vLLM's "auto": the model's own length, or less if the cache is too small for it.
+        "max_model_len": config.max_model_len or -1,
+        "dtype": config.dtype,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        # The service fills in defaults itself, so that they are the same for every engine.
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+    }
+    if config.gpu_memory_utilization is not None:
+        chosen["gpu_memory_utilization"] = config.gpu_memory_utilization
+    if hardware.cpu:
+        # Compiling takes minutes on a few cores and gains little there.
+        chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": hardware.kv_cache_bytes}
+        if config.tensor_parallel_size == 1:
+            chosen["distributed_executor_backend"] = "uni"
+    return {**chosen, **config.extra}
+
+
+def start_error(config: EngineConfig, error: Exception) -> FineryError:
+    """What a failed start means."""
+    text = str(error).strip()
+    if "Failed core proc(s)" in text:
+        if ": -9" in text or ": -15" in text:
+            return engine_dead(text)
+        message = f"vLLM could not load {config.model}. The inference service's log has the engine's own words above."
+        return FineryError(Reason.ENGINE_FAILED, message, detail=text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = " ".join(lines[:3])[:500] or type(error).__name__
+    return FineryError(Reason.ENGINE_FAILED, f"vLLM refuses {config.model}: {said}", detail=text)

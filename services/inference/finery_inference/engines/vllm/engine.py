@@ -1,0 +1,160 @@
+"""vLLM's AsyncLLM as an engine. The engine itself runs in processes of its own; see `owner` for how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import SamplingParams as VllmSamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.protocol import (
+    Delta,
+    EngineConfig,
+    EngineRequest,
+    EngineStats,
+    Finish,
+    Sampling,
+    Tokenizer,
+)
+from finery_inference.engines.threads import in_daemon_thread
+from finery_inference.engines.vllm.arguments import check_names, engine_arguments, start_error
+from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.stats import StatsRecorder
+from finery_shared.errors import FineryError, Reason, invalid
+
+
+class VllmEngine:
+    """One AsyncLLM."""
+
+    def __init__(self, llm: AsyncLLM, recorder: StatsRecorder) -> None:
+        self._llm = llm
+        self._recorder = recorder
+        self._down = False
+
+    @property
+    def max_model_len(self) -> int:
+        """As configured, or as much as the key-value cache holds."""
+        return int(self._llm.model_config.max_model_len)
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the embedding."""
+        return int(self._llm.model_config.get_vocab_size())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own."""
+        return cast(Tokenizer, self._llm.get_tokenizer())
+
+    @property
+    def alive(self) -> bool:
+        """What vLLM's monitor of its processes says."""
+        return not (self._down or self._llm.errored)
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        """Deltas as vLLM makes them; several that wait are merged into one."""
+        if not self.alive:
+            raise engine_dead()
+        try:
+            outputs = self._llm.generate(
+                {"prompt_token_ids": list(request.token_ids)}, _sampling(request.sampling), request.request_id
+            )
+        except (TypeError, ValueError) as error:
+            raise invalid("sampling", str(error)) from error
+        # AsyncLLM.generate aborts the request in the engine when it is closed or cancelled.
+        try:
+            async for output in outputs:
+                for delta in _deltas(output):
+                    yield delta
+        except EngineDeadError as error:
+            raise engine_dead(str(error)) from error
+        except ValueError as error:
+            raise invalid("request", str(error)) from error
+        finally:
+            await outputs.aclose()
+
+    async def stats(self) -> EngineStats:
+        """What the scheduler in the engine's process last reported; it reports after every step and abort."""
+        if not self.alive:
+            raise engine_dead()
+        return self._recorder.stats
+
+    async def shutdown(self) -> None:
+        """End vLLM's processes, within a few seconds."""
+        if not self._down:
+            self._down = True
+            await asyncio.to_thread(self._llm.shutdown, 5.0)
+
+
+class VllmStarter:
+    """Starts vLLM engines on some hardware."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self._hardware = hardware
+
+    def check(self, config: EngineConfig) -> None:
+        """Refuse engine arguments by name."""
+        check_names(config)
+
+    async def start(self, config: EngineConfig) -> VllmEngine:
+        """Load a model. A start that is cancelled goes on in its thread and is undone there."""
+        recorder = StatsRecorder()
+        building = in_daemon_thread(lambda: self._build(config, recorder), "vllm start")
+        try:
+            llm = await asyncio.shield(building)
+        except asyncio.CancelledError:
+            building.add_done_callback(_discard)
+            raise
+        except Exception as error:
+            raise start_error(config, error) from error
+        return VllmEngine(llm, recorder)
+
+    def _build(self, config: EngineConfig, recorder: StatsRecorder) -> AsyncLLM:
+        arguments = AsyncEngineArgs(**engine_arguments(config, self._hardware))
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=[recorder.factory])
+
+
+def _discard(building: asyncio.Future[AsyncLLM]) -> None:
+    if not building.cancelled() and building.exception() is None:
+        in_daemon_thread(building.result().shutdown, "vllm discard")
+
+
+def _sampling(sampling: Sampling) -> VllmSamplingParams:
+    return VllmSamplingParams(
+        n=sampling.n,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        seed=sampling.seed,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        ignore_eos=sampling.ignore_eos,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _deltas(output: RequestOutput) -> list[Delta]:
+    return [
+        Delta(each.index, each.text, each.token_ids, _finish(each.finish_reason), output.num_cached_tokens or 0)
+        for each in output.outputs
+    ]
+
+
+def _finish(reason: Any) -> Finish | None:
+    if reason is None or reason in ("stop", "length"):
+        return cast("Finish | None", reason)
+    if reason == "abort":
+        raise engine_dead("the engine aborted the request")
+    raise FineryError(Reason.ENGINE_FAILED, "The engine failed at this request. Try again.", detail=str(reason))

@@ -1,0 +1,26 @@
+"""The environment variables by which vLLM, in all of its processes, is told what no argument says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.owner import OWNER
+
+
+def vllm_environment(hardware: Hardware, pid: int) -> dict[str, str]:
+    """Variables to set before vLLM is imported; its processes inherit them. ``pid`` is the service's."""
+    variables = {
+        OWNER: str(pid),
+        # Never fork: gRPC has threads.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_CONFIG_PATH": str(Path(__file__).parent / "logging.json"),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if hardware.cpu:
+        # With this, vLLM lets the engine's process compute by itself. A worker process beside it would take another
+        # 700 MiB and one more import of vLLM to start, and leave a core unused.
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        variables["OMP_NUM_THREADS"] = str(hardware.cpu_threads)
+    return variables

@@ -1,0 +1,74 @@
+"""One request from prompt to the end of its answers."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+from finery_inference.engines.protocol import EngineRequest, Finish
+from finery_inference.generation import sampling
+from finery_inference.generation.loaded import LoadedModel
+from finery_inference.generation.prompt import check_length, token_ids
+from finery_inference.generation.request import Chunk, Complete, GenerationRequest, PromptInput
+from finery_shared.errors import FineryError, Reason
+
+
+class Generator:
+    """Generates with the models that ``find`` knows by id."""
+
+    def __init__(self, find: Callable[[str], LoadedModel]) -> None:
+        self._find = find
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that have begun and not ended."""
+        return self._running
+
+    async def tokenize(self, model_id: str, prompt: PromptInput) -> tuple[Sequence[int], int]:
+        """The prompt's token ids, and the longest prompt and answer together in tokens."""
+        model = self._find(model_id)
+        return await token_ids(model, prompt), model.max_model_len
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
+        """Chunks, then one Complete. Closing the generator aborts the engine's request.
+
+        Raises what ``find`` raises, INVALID_ARGUMENT, CONTEXT_LENGTH_EXCEEDED, UNSUPPORTED and ENGINE_DEAD.
+        """
+        model = self._find(request.model)
+        sampling.check(request.sampling)
+        self._running += 1
+        try:
+            prompt = await token_ids(model, request.prompt)
+            max_tokens = check_length(model, len(prompt), request.sampling.max_tokens)
+            chosen = sampling.fill_in(request.sampling, model, max_tokens)
+            answers = _Answers(chosen.n)
+            engine_request = EngineRequest(uuid.uuid4().hex, prompt, chosen)
+            async with aclosing(model.engine.generate(engine_request)) as deltas:
+                async for delta in deltas:
+                    answers.cached_tokens = max(answers.cached_tokens, delta.cached_tokens)
+                    answers.tokens[delta.index] += len(delta.token_ids)
+                    if delta.finish is not None:
+                        answers.finishes[delta.index] = delta.finish
+                    if delta.token_ids or delta.text:
+                        yield Chunk(delta.index, delta.text, delta.token_ids, answers.tokens[delta.index])
+            yield answers.complete(len(prompt))
+        finally:
+            self._running -= 1
+
+
+class _Answers:
+    """Counts of a request under way."""
+
+    def __init__(self, n: int) -> None:
+        self.tokens = [0] * n
+        self.finishes: list[Finish | None] = [None] * n
+        self.cached_tokens = 0
+
+    def complete(self, prompt_tokens: int) -> Complete:
+        """The end; raises ENGINE_FAILED when an answer has none."""
+        finishes = tuple(finish for finish in self.finishes if finish is not None)
+        if len(finishes) < len(self.finishes):
+            raise FineryError(Reason.ENGINE_FAILED, "The engine broke the answer off. Try again.")
+        return Complete(finishes, prompt_tokens, sum(self.tokens), self.cached_tokens)

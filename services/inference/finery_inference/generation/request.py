@@ -1,0 +1,80 @@
+"""What is asked for and what comes back, free of any transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from finery_inference.engines.protocol import Finish
+
+
+@dataclass(frozen=True)
+class ChatInput:
+    """A conversation as (role, content) pairs, oldest first."""
+
+    messages: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TokenIdsInput:
+    """Token ids."""
+
+    token_ids: tuple[int, ...]
+
+
+PromptInput = ChatInput | TextInput | TokenIdsInput
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """How to choose tokens, as far as the caller said; None takes the model's default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    n: int | None = None
+    ignore_eos: bool | None = None
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A prompt for a model id."""
+
+    model: str
+    prompt: PromptInput
+    sampling: SamplingRequest = field(default_factory=SamplingRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one answer got since its last chunk. ``completion_tokens`` counts this answer's tokens so far."""
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The end of all answers: why each ended, by index, and the tokens of the request."""
+
+    finishes: tuple[Finish, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
