@@ -17,7 +17,7 @@ from finery_shared.rpc import from_rpc_error, open_sync_channel
 CALL_SECONDS = 60.0
 """Deadline of a unary call: creating a job may read all of a checkpoint to verify it."""
 
-RETRY_SECONDS = 8.0
+RETRY_SECONDS = 5.0
 """How long a service that can't be reached is tried again."""
 
 Request = TypeVar("Request")

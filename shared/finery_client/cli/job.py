@@ -19,15 +19,14 @@ J = TypeVar("J", bound=Job)
 
 def run_job(jobs: Jobs[Spec, J], spec: Spec, endpoint: Endpoint, screen: Screen) -> J:
     """Create a job and follow it; returns it if it succeeded. Raises its error, or Stopped."""
-    name = create(jobs, spec).name
-    if not endpoint.private:
-        screen.say(f"{name} is at {endpoint.target.removeprefix('The ')}; Ctrl-C leaves it running.")
-    return watch_job(jobs, name, endpoint, screen)
+    return watch_job(jobs, create(jobs, spec).name, endpoint, screen)
 
 
 def watch_job(jobs: Jobs[Any, J], name: str, endpoint: Endpoint, screen: Screen) -> J:
     """Follow a job; Ctrl-C detaches from a running service, and cancels with a private one."""
     try:
+        if not endpoint.private:
+            screen.say(f"{name} is at {endpoint.target.removeprefix('The ')}; Ctrl-C leaves it running.")
         with JobView(screen, name) as view:
             return follow(jobs, name, view, endpoint)
     except KeyboardInterrupt:

@@ -1,0 +1,259 @@
+"""The finery command as a process: exit status, streams, signals."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from finery_client.guard import _environment, _pids
+from finery_shared.home import Home, announced
+from tests.fakes.scripted_trainer import ScriptedTrainer, serve
+
+SFT = ("sft", "--model_type", "smollm2-135m-instruct", "--dataset", "self-cognition")
+
+
+class Finery:
+    """Runs the command in a directory of its own."""
+
+    def __init__(self, env: dict[str, str], cwd: Path) -> None:
+        self.env = env
+        self.cwd = cwd
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "finery_client.cli", *words],
+            env=self.env | env,
+            cwd=self.cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*words, **env) as process:
+            out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def processes(self) -> list[int]:
+        """What lives with this test's FINERY_HOME."""
+        mark = f"FINERY_HOME={self.env['FINERY_HOME']}".encode()
+        return [pid for pid in _pids() if mark in _environment(pid)]
+
+
+@pytest.fixture
+def finery(env: dict[str, str], tmp_path: Path) -> Iterator[Finery]:
+    command = Finery(env, tmp_path)
+    yield command
+    assert command.processes() == [], "something was left running"
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """The lines of stderr up to the one with that text."""
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} did not come: {seen}")
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 30.0) -> tuple[str, str]:
+    """The rest of both streams; little enough to fit the pipes. Unlike communicate it knows what is buffered."""
+    process.wait(seconds)
+    assert process.stdout is not None and process.stderr is not None
+    return process.stdout.read(), process.stderr.read()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_sft_with_a_private_trainer(finery: Finery):
+    done = finery(*SFT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "best_model_checkpoint: /out/best one/checkpoint-4"
+    assert "Starting the trainer for this command" in done.stderr
+    assert "training  5/5" in done.stderr
+    assert "loss 0.4" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout, "no terminal, no colours"
+
+
+def test_sft_carries_paths_and_devices(finery: Finery, tmp_path: Path):
+    trainer = ScriptedTrainer()
+    server, address = serve(trainer)
+    (tmp_path / "rows.jsonl").touch()
+    words = ("sft", "--model_type", "x", "--dataset", "rows.jsonl#5", "--output_dir", "out")
+    done = finery(*words, FINERY_TRAINER=address, CUDA_VISIBLE_DEVICES="2,3", NPROC_PER_NODE="2")
+    server.stop(0)
+    assert done.returncode == 0, done.stderr
+    (job,) = trainer.jobs.values()
+    assert list(job.spec.datasets) == [f"{tmp_path}/rows.jsonl#5"]
+    assert job.spec.output_dir == f"{tmp_path}/out"
+    assert (job.spec.devices.cuda_visible_devices, job.spec.devices.nproc_per_node) == ("2,3", 2)
+
+
+def test_ctrl_c_leaves_a_running_service_its_job(finery: Finery):
+    trainer = ScriptedTrainer(step_seconds=0.5)
+    server, address = serve(trainer)
+    with finery.start(*SFT, FINERY_TRAINER=address) as process:
+        read_until(process, "  training")
+        process.send_signal(signal.SIGINT)
+        _, err = finish(process)
+    assert process.returncode == 130
+    assert "finery jobs watch trainingJobs/1" in err
+    assert "finery jobs cancel trainingJobs/1" in err
+    assert trainer.cancelled == set()
+    watched = finery("jobs", "watch", "trainingJobs/1", FINERY_TRAINER=address)
+    server.stop(0)
+    assert watched.returncode == 0
+    assert watched.stdout == "best_model_checkpoint: /out/best one/checkpoint-4\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_cancels_with_a_private_service(finery: Finery, number: signal.Signals):
+    with finery.start(*SFT, SCRIPTED_SECONDS="0.5") as process:
+        read_until(process, "  training")
+        process.send_signal(number)
+        _, err = finish(process)
+    assert process.returncode == 130
+    assert "Cancelling trainingJobs/1" in err
+    assert "A checkpoint was complete: /out/checkpoint-" in err
+    assert "To go on" in err
+    assert "Traceback" not in err
+
+
+def test_killing_the_command_leaves_nothing(finery: Finery):
+    with finery.start(*SFT, SCRIPTED_SECONDS="30") as process:
+        read_until(process, "running")
+        assert len(finery.processes()) >= 2
+        process.kill()
+    wait_for(lambda: not finery.processes())
+
+
+def test_a_private_trainer_that_is_killed_is_a_clear_error(finery: Finery, home: Home):
+    with finery.start(*SFT, SCRIPTED_SECONDS="30") as process:
+        read_until(process, "running")
+        (path,) = (home.root / "run").glob("private-*/trainer.json")
+        entry = announced(path)
+        assert entry is not None
+        begun = time.monotonic()
+        os.kill(entry.pid, signal.SIGKILL)
+        _, err = finish(process)
+    assert process.returncode == 1
+    assert "error: The trainer was ended by SIGKILL" in err
+    assert time.monotonic() - begun < 10
+
+
+def test_jobs_list_show_and_cancel(finery: Finery):
+    trainer = ScriptedTrainer(step_seconds=3.0)
+    server, address = serve(trainer)
+    with finery.start(*SFT, FINERY_TRAINER=address) as process:
+        read_until(process, "  training")
+        process.send_signal(signal.SIGINT)
+        finish(process)
+    shown = finery("jobs", "show", "trainingJobs/1", FINERY_TRAINER=address)
+    assert json.loads(shown.stdout)["spec"]["model"]["model_type"] == "smollm2-135m-instruct"
+    cancelled = finery("jobs", "cancel", "trainingJobs/1", FINERY_TRAINER=address)
+    assert cancelled.stdout == "trainingJobs/1: CANCELLED\n"
+    missing = finery("jobs", "show", "trainingJobs/9", FINERY_TRAINER=address)
+    server.stop(0)
+    assert missing.returncode == 1
+    assert missing.stderr == "error: There is no job trainingJobs/9.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("sft", "--batch_sise", "1"), 2, "--batch_size"),
+        (("sft", "--dataset", "a"), 2, "error: model_type: say which model"),
+        (("jobs", "show", "nonsense"), 1, "error: 'nonsense' is not a job's name"),
+        (("infer",), 1, "error: No gateway is running"),
+        (("up", "--inference_processes", "0"), 2, "error: inference_processes"),
+        (("deployments", "delete", "x"), 1, "error: No model 'x' is deployed"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(finery: Finery, words: tuple[str, ...], status: int, said: str):
+    done = finery(*words)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    if said.startswith("error"):
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_service_that_can_not_be_reached(finery: Finery):
+    begun = time.monotonic()
+    done = finery(*SFT, FINERY_TRAINER="127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr == "error: The trainer at 127.0.0.1:9 can't be reached. Start it, or check its address.\n"
+    assert time.monotonic() - begun < 15
+
+
+def test_models_lists_the_registered_ones(finery: Finery):
+    done = finery("models")
+    assert done.returncode == 0
+    assert "qwen1half-7b-chat-awq" in done.stdout
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in done.stdout
+
+
+FREE_PORTS = {f"FINERY_{name}_LISTEN": "127.0.0.1:0" for name in ("TRAINER", "QUANTIZER", "INFERENCE", "GATEWAY")}
+
+
+def test_up_starts_restarts_and_stops_everything(finery: Finery, home: Home):
+    with finery.start("up", "--inference_processes", "2", **FREE_PORTS) as process:
+        read_until(process, "Ctrl-C stops")
+        names = sorted(path.stem for path in (home.root / "run").glob("*.json"))
+        assert names == ["gateway", "inference", "inference-1", "quantizer", "trainer"]
+        before = announced(home.announcement("trainer"))
+        assert before is not None
+
+        second = finery("up", **FREE_PORTS)
+        assert second.returncode == 1
+        assert "runs already" in second.stderr
+
+        used = finery(*SFT)
+        assert used.returncode == 0, used.stderr
+        assert "Starting the trainer" not in used.stderr
+
+        os.kill(before.pid, signal.SIGKILL)
+        said = read_until(process, "Starting it again")
+        assert "The trainer was ended by SIGKILL" in said
+        wait_for(lambda: announced(home.announcement("trainer")) is not None)
+        after = announced(home.announcement("trainer"))
+        assert after is not None
+        assert (after.address, after.pid != before.pid) == (before.address, True)
+
+        process.send_signal(signal.SIGTERM)
+        out, _ = finish(process)
+    assert process.returncode == 0
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "service",
+        "gateway",
+        "trainer",
+        "quantizer",
+        "inference",
+        "inference",
+    ]
+    assert re.search(r"gateway +http://127.0.0.1:\d+/v1", out)
+    assert list((home.root / "run").glob("*.json")) == []
+
+
+def test_up_that_can_not_start_one_stops_the_others(finery: Finery):
+    server, address = serve(ScriptedTrainer())
+    done = finery("up", **FREE_PORTS | {"FINERY_QUANTIZER_LISTEN": address})
+    server.stop(0)
+    assert done.returncode == 1
+    assert "The quantizer ended with exit status 1" in done.stderr
