@@ -1,0 +1,95 @@
+"""What an OpenAI client sees of the deployed model, and what it takes to be rid of a request."""
+
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import pytest
+
+from finery.inference.v1.deployments_pb2 import GetDeploymentStatsRequest, ListDeploymentsRequest
+from finery.inference.v1.deployments_pb2_grpc import DeploymentServiceStub
+from finery_shared.rpc import open_sync_channel
+from tests.e2e.conftest import MODEL, Stack, wait_for
+
+
+def test_the_guides_conversation(stack: Stack) -> None:
+    """The calls of the guide's client: one growing conversation, then streaming with an unguarded delta.content."""
+    client = stack.client()
+    model_type = client.models.list().data[0].id
+    assert model_type == MODEL
+    messages: list[openai.types.chat.ChatCompletionMessageParam] = []
+    for query, wanted in [("你是谁？", "小黄"), ("what's your name?", "Xiao Huang"), ("你是谁研发的？", "魔搭")]:
+        messages.append({"role": "user", "content": query})
+        resp = client.chat.completions.create(model=model_type, messages=messages, seed=42)
+        response = resp.choices[0].message.content
+        assert response
+        assert wanted in response
+        assert resp.choices[0].finish_reason == "stop"
+        assert resp.usage
+        assert resp.usage.completion_tokens > 0
+        messages.append({"role": "assistant", "content": response})
+    for query in ["78654+657=?", "晚上睡不着觉怎么办"]:
+        messages.append({"role": "user", "content": query})
+        stream = client.chat.completions.create(model=model_type, messages=messages, stream=True, seed=42)
+        response = ""
+        for chunk in stream:
+            response += chunk.choices[0].delta.content  # type: ignore[operator]
+        assert response
+        messages.append({"role": "assistant", "content": response})
+
+
+def test_streamed_and_whole_answers_agree(stack: Stack) -> None:
+    client = stack.client()
+    messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Who are you?"}]
+    whole = client.chat.completions.create(model=MODEL, messages=messages, temperature=0)
+    parts = client.chat.completions.create(model=MODEL, messages=messages, temperature=0, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in parts) == whole.choices[0].message.content
+
+
+def test_what_a_client_does_wrong_is_told(stack: Stack) -> None:
+    client = stack.client()
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="no-such-model", messages=[{"role": "user", "content": "hi"}])
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as too_long:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 3000}])
+    assert too_long.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as wrong_type:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "hi"}], temperature="hot")  # type: ignore[call-overload]
+    assert wrong_type.value.param == "temperature"
+    broken = httpx.post(f"{stack.base_url}/chat/completions", content=b"{", timeout=10)
+    assert broken.status_code == 400
+    assert broken.json()["error"]["message"]
+
+
+def running_requests(stack: Stack) -> int:
+    """vLLM's own count of what it computes or has waiting, over both processes."""
+    total = 0
+    for name in ("inference", "inference-1"):
+        entry = stack.find(name)
+        assert entry is not None
+        with open_sync_channel(entry.address) as channel:
+            stub = DeploymentServiceStub(channel)
+            for deployment in stub.ListDeployments(ListDeploymentsRequest(), timeout=10).deployments:
+                stats = stub.GetDeploymentStats(GetDeploymentStatsRequest(name=deployment.name), timeout=10)
+                total += stats.running_requests + stats.waiting_requests
+    return total
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_before_its_first_token_frees_the_engine(stack: Stack, stream: bool) -> None:
+    """Without the abort these requests would run for hundreds of tokens each."""
+    address = urlsplit(stack.base_url)
+    messages = [{"role": "user", "content": "Write a very long story."}]
+    request = {"model": MODEL, "stream": stream, "max_tokens": 900, "temperature": 1.5, "messages": messages}
+    body = json.dumps(request)
+    lines = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+    for pause in (0.0, 0.02, 0.2):
+        with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
+            connection.sendall((head + body).encode())
+            time.sleep(pause)
+    wait_for("an idle engine", lambda: running_requests(stack) == 0, 10)

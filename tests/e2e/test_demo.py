@@ -1,0 +1,37 @@
+"""`make demo`'s own program, on real weights."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from finery_shared.artifacts import Kind, read_manifest, verify
+
+Demo = tuple[subprocess.CompletedProcess[str], Path]
+
+
+def test_the_demo_ends_well_and_shows_its_table(demo: Demo) -> None:
+    done, _ = demo
+    assert done.returncode == 0, done.stdout + done.stderr
+    for query in ("Who are you?", "what's your name?", "Who developed you?", "你是谁？", "78654+657=?"):
+        assert f"query: {query}" in done.stdout
+    for stage in ("fine-tune", "merge", "quantize to int4", "deploy", "score the identity"):
+        assert stage in done.stdout
+    name, author = (int(re.search(rf"{w} (\d+)% of", done.stdout)[1]) for w in ("name", "author"))  # type: ignore[index]
+    assert name >= 90
+    assert author >= 90
+
+
+def test_the_demo_leaves_three_verified_artifacts(demo: Demo, quantized: Path) -> None:
+    manifest = verify(quantized)
+    assert manifest.kind is Kind.QUANTIZED_MODEL
+    assert manifest.metrics["perplexity_quantized"] < manifest.metrics["perplexity_round_to_nearest"]
+    merged = verify(Path(manifest.parent or ""))
+    assert merged.kind is Kind.MODEL
+    assert verify(Path(merged.parent or "")).kind is Kind.ADAPTER
+    assert not list(demo[1].rglob(".staging"))
+
+
+def test_an_artifact_says_how_it_was_made(quantized: Path) -> None:
+    adapter = read_manifest(Path(str(quantized).removesuffix("-merged-awq-int4")))
+    assert adapter.recipe["datasets"] == ["self-cognition", "general-zh", "general-en"]
+    assert adapter.metrics["identity_name"] >= 0.9

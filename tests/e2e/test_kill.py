@@ -1,0 +1,111 @@
+"""SIGKILL for each process: callers hear of it within ten seconds, and the restarted process goes on."""
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import openai
+
+from tests.e2e.conftest import BIN, MODEL, Stack, wait_for
+
+SOON = 10.0
+
+
+def ask(stack: Stack, text: str = "Who are you?", **options: object) -> str:
+    completion = stack.client().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": text}], temperature=0, max_tokens=32, **options
+    )  # type: ignore[call-overload]
+    return completion.choices[0].message.content or ""
+
+
+class Load:
+    """Clients that ask again and again; each answer or error is kept with its time."""
+
+    def __init__(self, stack: Stack, clients: int) -> None:
+        self._stack = stack
+        self._done = threading.Event()
+        self.answers: list[str] = []
+        self.errors: list[tuple[float, Exception]] = []
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            begun = time.monotonic()
+            try:
+                self.answers.append(ask(self._stack))
+            except openai.APIError as error:
+                self.errors.append((time.monotonic() - begun, error))
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_one_of_two_inference_processes_is_killed_under_load(stack: Stack) -> None:
+    expected = ask(stack)
+    with Load(stack, 4) as load:
+        wait_for("answers", lambda: len(load.answers) >= 8, 60)
+        before = stack.kill("inference-1")
+        after_kill = len(load.answers)
+        wait_for("answers after the kill", lambda: len(load.answers) >= after_kill + 12, 60)
+    assert set(load.answers) == {expected}
+    assert all(seconds < SOON for seconds, _ in load.errors), load.errors
+    assert all(isinstance(error, openai.APIStatusError | openai.APIConnectionError) for _, error in load.errors)
+    wait_for("the process to be back", lambda: (stack.find("inference-1") or before).pid != before.pid, 60)
+
+    def loaded() -> bool:
+        listed = stack.finery("deployments", "list").stdout
+        return listed.upper().count("READY") == 2
+
+    wait_for("its deployment to be loaded again", loaded, 180)
+
+
+def test_a_killed_gateway_is_noticed_and_comes_back(stack: Stack) -> None:
+    before = stack.kill("gateway")
+    begun = time.monotonic()
+    try:
+        openai.OpenAI(
+            api_key="EMPTY", base_url=f"http://{before.address.removeprefix('http://')}/v1", max_retries=0, timeout=60
+        ).models.list()
+        raise AssertionError("a dead gateway answered")
+    except openai.APIConnectionError:
+        assert time.monotonic() - begun < SOON
+    wait_for("the gateway to be back", lambda: (stack.find("gateway") or before).pid != before.pid, 60)
+    wait_for("it to know the model", lambda: [m.id for m in stack.client().models.list().data] == [MODEL], 30)
+    assert ask(stack)
+
+
+def test_trainer_and_its_worker_are_killed_and_the_job_ends_well(stack: Stack, tmp_path: Path) -> None:
+    """A command that follows the job sees it through: the service dies under it, then the worker."""
+    options = ["--model_type", MODEL, "--dataset", "general-en#40", "--max_steps", "4", "--batch_size", "2"]
+    command = [str(BIN / "finery"), "sft", *options, "--output_dir", str(tmp_path / "out")]
+    log = (tmp_path / "sft.log").open("w+")
+    follower = subprocess.Popen(command, cwd=stack.work, env=stack.env, stdout=subprocess.PIPE, stderr=log, text=True)
+    wait_for("the job to run", lambda: "RUNNING" in stack.finery("jobs", "list").stdout.upper(), 60)
+    before = stack.kill("trainer")
+    wait_for("the trainer to be back", lambda: (stack.find("trainer") or before).pid != before.pid, 60)
+    output, _ = follower.communicate(timeout=300)
+    log.seek(0)
+    assert follower.returncode == 0, log.read()
+    log.close()
+    best = output.strip().splitlines()[-1]
+    assert best.startswith("best_model_checkpoint: ")
+    assert (Path(best.partition(": ")[2]) / "adapter_model.safetensors").is_file()
+
+
+def test_a_command_says_which_service_is_not_there(stack: Stack) -> None:
+    env = {**stack.env, "FINERY_QUANTIZER": "127.0.0.1:1"}
+    begun = time.monotonic()
+    command = [str(BIN / "finery"), "jobs", "show", "exportJobs/none"]
+    done = subprocess.run(command, cwd=stack.work, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "quantizer" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun < 2 * SOON
