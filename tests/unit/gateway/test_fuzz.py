@@ -1,0 +1,40 @@
+"""Whatever the body, the answer is a request for the engine or a 400."""
+
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finery_gateway.openai import convert, unserved
+from finery_gateway.openai.errors import ApiError
+from finery_gateway.openai.schemas import ChatCompletionRequest
+from finery_gateway.openai.validation import check
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+NAMES = sorted({*ChatCompletionRequest.model_fields, *unserved.CHAT})
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool", "boss"]), "content": st.text() | JSON},
+        optional={"name": st.text() | JSON, "tool_calls": JSON},
+    ),
+    max_size=3,
+)
+BODIES = st.fixed_dictionaries({"model": st.text() | JSON, "messages": MESSAGES | JSON}).flatmap(
+    lambda body: st.dictionaries(st.sampled_from(NAMES) | st.text(), JSON, max_size=3).map(lambda more: more | body)
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(BODIES)
+def test_any_body(body: dict[str, Any]) -> None:
+    body = orjson.loads(orjson.dumps(body))
+    try:
+        wish = check(ChatCompletionRequest, body, unserved.CHAT)
+    except ApiError as error:
+        assert error.status == 400
+        assert orjson.loads(error.body())["error"]["message"]
+    else:
+        request = convert.to_generate(wish)
+        assert [m.content for m in request.chat.messages] == [m.text for m in wish.messages]
