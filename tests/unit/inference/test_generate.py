@@ -1,0 +1,161 @@
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery.inference.v1 import deployments_pb2 as d
+from finery.inference.v1 import inference_pb2 as i
+from finery_inference.engines.fake import FakePace
+from finery_shared.errors import Reason
+from tests.unit.inference.harness import Harness, eventually, refusal, write_model
+
+RENDERED = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+PROMPT_TOKENS = 1 + 5 + 2 + 1 + 1 + 1 + 10
+
+
+async def tokenize(harness: Harness, **prompt: Any) -> list[int]:
+    response = await harness.inference.Tokenize(i.TokenizeRequest(model="m", **prompt))
+    assert response.max_model_len == 2048
+    return list(response.token_ids)
+
+
+async def test_a_chat_is_answered_in_chunks(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    events = [event async for event in harness.generate(temperature=0)]
+    chunks, complete = [event.chunk for event in events[:-1]], events[-1].complete
+    assert [chunk.completion_tokens for chunk in chunks] == list(range(1, 34))
+    assert len("".join(chunk.text for chunk in chunks)) == 32
+    assert [token for chunk in chunks for token in chunk.token_ids][-1] == 258
+    assert [(f.index, f.finish_reason) for f in complete.finishes] == [(0, i.FINISH_REASON_STOP)]
+    assert (complete.usage.prompt_tokens, complete.usage.completion_tokens) == (PROMPT_TOKENS, 33)
+
+
+async def test_chat_text_and_token_ids_are_the_same_prompt(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    ids = await tokenize(harness, chat={"messages": [{"role": i.CHAT_ROLE_USER, "content": "hi"}]})
+    assert len(ids) == PROMPT_TOKENS
+    assert ids == await tokenize(harness, text={"text": RENDERED})
+    requests = [
+        i.GenerateRequest(model="m", text={"text": RENDERED}, sampling={"temperature": 0}),
+        i.GenerateRequest(model="m", token_ids={"token_ids": ids}, sampling={"temperature": 0}),
+    ]
+    expected = (await harness.answer(temperature=0))[0]
+    for request in requests:
+        events = [event async for event in harness.inference.Generate(request)]
+        assert "".join(event.chunk.text for event in events[:-1]) == expected
+
+
+async def test_long_prompts_are_tokenized_the_same(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    text = "long " * 1000
+    assert await tokenize(harness, text={"text": text}) == list(text.encode())
+
+
+async def test_several_answers(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    events = [event async for event in harness.generate(n=2, max_tokens=5, temperature=1)]
+    complete = events[-1].complete
+    assert {event.chunk.index for event in events[:-1]} == {0, 1}
+    assert [(f.index, f.finish_reason) for f in complete.finishes] == [(n, i.FINISH_REASON_LENGTH) for n in (0, 1)]
+    assert complete.usage.completion_tokens == 10
+
+
+async def test_max_tokens_is_what_is_left_of_the_context(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir, max_model_len=64)
+    _, complete = await harness.answer(ignore_eos=True)
+    assert complete.finishes[0].finish_reason == i.FINISH_REASON_LENGTH
+    assert complete.usage.completion_tokens == 64 - PROMPT_TOKENS
+
+
+@pytest.mark.parametrize(("text", "max_tokens"), [("x" * 45, None), ("x" * 100, 1), ("hi", 44)])
+async def test_more_than_the_context_is_refused(
+    harness: Harness, model_dir: Path, text: str, max_tokens: int | None
+) -> None:
+    await harness.deploy(model_dir, max_model_len=64)
+    error = await refusal(harness.generate(text, **({} if max_tokens is None else {"max_tokens": max_tokens})))
+    assert error.reason is Reason.CONTEXT_LENGTH_EXCEEDED
+    assert "maximum context length is 64 tokens" in error.message
+    assert error.metadata["max_model_len"] == "64"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", 2.5),
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", 1.5),
+        ("presence_penalty", 3.0),
+        ("frequency_penalty", -3.0),
+        ("repetition_penalty", 0.0),
+        ("n", 0),
+        ("n", 1000),
+        ("stop", [""]),
+    ],
+)
+async def test_a_bad_sampling_field_is_named(harness: Harness, model_dir: Path, field: str, value: object) -> None:
+    await harness.deploy(model_dir)
+    error = await refusal(harness.generate(**{field: value}))
+    assert error.reason is Reason.INVALID_ARGUMENT
+    assert error.metadata == {"field": field}
+
+
+async def test_bad_prompts_are_named(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "prompt"),
+        ({"chat": {}}, "messages"),
+        ({"chat": {"messages": [{"content": "hi"}]}}, "messages[0].role"),
+        ({"text": {"text": ""}}, "prompt"),
+        ({"token_ids": {"token_ids": [1, 259]}}, "token_ids"),
+        ({"text": {"text": "x"}, "sampling": {"n": 2, "temperature": 0}}, "n"),
+    ]
+    for request, field in cases:
+        error = await refusal(harness.inference.Generate(i.GenerateRequest(model="m", **request)))
+        assert error.reason is Reason.INVALID_ARGUMENT, request
+        assert error.metadata == {"field": field}
+    assert harness.generator.running == 0
+
+
+async def test_an_unknown_model_is_told_with_those_that_are_there(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    error = await refusal(harness.generate(model="other"))
+    assert error.reason is Reason.DEPLOYMENT_NOT_FOUND
+    assert "Deployed: m." in error.message
+
+
+@pytest.mark.parametrize("first_token_seconds", [0.0, 30.0])
+async def test_a_cancelled_call_aborts_the_request(tmp_path: Path, first_token_seconds: float) -> None:
+    harness = Harness(tmp_path, FakePace(first_token_seconds=first_token_seconds, tokens_per_second=50))
+    await harness.start()
+    deployment = await harness.deploy(write_model(tmp_path / "toy-chat"))
+
+    async def running() -> int:
+        request = d.GetDeploymentStatsRequest(name=deployment.name)
+        return int((await harness.deployments.GetDeploymentStats(request)).running_requests)
+
+    call = harness.generate(max_tokens=1000, ignore_eos=True)
+    if first_token_seconds == 0:
+        await anext(aiter(call))
+    else:
+        await eventually(lambda: harness.generator.running == 1)
+        await asyncio.sleep(0.05)
+    assert await running() == 1
+    call.cancel()
+    await eventually(lambda: harness.generator.running == 0, seconds=1)
+    assert await running() == 0
+    await harness.stop()
+
+
+async def test_a_thousand_streams(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, FakePace(tokens_per_delta=4))
+    await harness.start()
+    await harness.deploy(write_model(tmp_path / "toy-chat"))
+    answers = await asyncio.gather(*(harness.answer(max_tokens=8, ignore_eos=True) for _ in range(1000)))
+    assert {len(text) for text, _ in answers} == {8}
+    assert harness.generator.running == 0
+    await harness.stop()
