@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finery_client.local import Machine
+from finery_client.local import Machine, label
 from finery_shared.errors import FineryError
 from finery_shared.home import Announcement, announced
 
@@ -28,7 +28,7 @@ class Endpoint:
     @property
     def target(self) -> str:
         """The service as messages name it."""
-        return f"The {self.service} at {self.address}"
+        return f"The {label(self.service)} at {self.address}"
 
 
 class Directory:

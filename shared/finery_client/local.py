@@ -22,6 +22,12 @@ PORTS = {"gateway": 8000, "trainer": 50051, "quantizer": 50052, "inference": 500
 LOOPBACK = "127.0.0.1"
 
 
+def label(service: str, instance: str | None = None) -> str:
+    """A process as messages name it, for instance "inference service 1"."""
+    name = "inference service" if service == "inference" else service
+    return name if instance is None or instance == "0" or instance.startswith("private") else f"{name} {instance}"
+
+
 @dataclass(frozen=True)
 class Machine:
     """A place to run services: FINERY_HOME, and the directory and variables of the command."""
@@ -56,9 +62,8 @@ class Machine:
         if inference:
             env["FINERY_INFERENCE"] = ",".join(inference)
         env.update(settings or {})
-        name = service if instance in (None, "0") else f"{service} {instance}"
         command = (str(self.python(service)), "-m", f"finery_{service}")
-        return Program(name, command, env, announcement, self.log(service, instance))
+        return Program(label(service, instance), command, env, announcement, self.log(service, instance))
 
     def log(self, service: str, instance: str | None = None) -> Path:
         """The file that a service's log goes to."""

@@ -47,10 +47,15 @@ def export(
     """Merge, quantize, or both, and wait for the end. The arguments are `ExportArguments`' fields; as `sft`."""
     arguments = build(ExportArguments, options)
     with connected(connection) as services:
-        spec = export_spec(arguments, services.here)
-        endpoint = services.endpoint("quantizer")
-        with Calls(endpoint) as calls:
-            return ExportResult.of(run(ExportJobs(calls), spec, Quiet(on_event), endpoint))
+        return run_export(arguments, services, on_event)
+
+
+def run_export(arguments: ExportArguments, services: Connection, on_event: OnEvent | None = None) -> ExportResult:
+    """`export` through these services."""
+    spec = export_spec(arguments, services.here)
+    endpoint = services.endpoint("quantizer")
+    with Calls(endpoint) as calls:
+        return ExportResult.of(run(ExportJobs(calls), spec, Quiet(on_event), endpoint))
 
 
 def build(kind: type[A], options: Mapping[str, Any]) -> A:

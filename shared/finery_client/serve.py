@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
-from finery_client.arguments import DeployArguments
+from finery_client.arguments import DeployArguments, ExportArguments
 from finery_client.arguments.deploy import ServingArguments
 from finery_client.calls import Calls
 from finery_client.connect import Connection
@@ -16,7 +16,8 @@ from finery_client.conversation import Chat
 from finery_client.deployments import Deployments, OnState, Placed, place, remove
 from finery_client.endpoints import base_url
 from finery_client.options import DeployOptions
-from finery_client.sdk import build, export
+from finery_client.results import ExportResult
+from finery_client.sdk import build, run_export
 from finery_client.specs import deployment_spec
 from finery_shared.artifacts.manifest import Kind, read_manifest
 from finery_shared.errors import FineryError
@@ -64,7 +65,8 @@ def deploy(
     """
     services = connection or Connection.from_env()
     try:
-        serving = serve(build(DeployArguments, options), services, on_state)
+        arguments = merged(build(DeployArguments, options), services, lambda wanted: run_export(wanted, services))
+        serving = serve(arguments, services, on_state)
     except BaseException:
         if connection is None:
             services.close()
@@ -73,8 +75,7 @@ def deploy(
 
 
 def serve(arguments: DeployArguments, services: Connection, on_state: OnState | None = None) -> Serving:
-    """Load a model through these services; they stay open."""
-    arguments = merged(arguments, services)
+    """Load a model through these services; they stay open. An adapter has to be `merged` before."""
     spec = deployment_spec(arguments, services.here)
     inference, gateway = services.serving(arguments.port)
     placed = place(inference, spec, arguments.replicas)
@@ -89,11 +90,11 @@ def serve(arguments: DeployArguments, services: Connection, on_state: OnState | 
     )
 
 
-def merged(arguments: S, services: Connection) -> S:
-    """The arguments with an adapter replaced by its merged model, which is made if need be."""
+def merged(arguments: S, services: Connection, merge: Callable[[ExportArguments], ExportResult]) -> S:
+    """The arguments with an adapter replaced by its merged model, if that was asked for. Raises what `merge` raises."""
     if not arguments.merge_lora or not arguments.ckpt_dir or not _is_adapter(arguments.ckpt_dir, services):
         return arguments
-    result = export(ckpt_dir=arguments.ckpt_dir, merge_lora=True, connection=services)
+    result = merge(ExportArguments(ckpt_dir=arguments.ckpt_dir, merge_lora=True))
     return replace(arguments, ckpt_dir=result.merged, merge_lora=False)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from finery_client.connect import START_SECONDS
 from finery_client.launch import Launch, ServiceProcess
-from finery_client.local import LOOPBACK, PORTS, Machine
+from finery_client.local import LOOPBACK, PORTS, Machine, label
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.home import announced
 
@@ -34,7 +34,7 @@ class Member:
     @property
     def name(self) -> str:
         """The process as people call it."""
-        return self.service if self.instance in (None, "0") else f"{self.service} {self.instance}"
+        return label(self.service, self.instance)
 
 
 class Supervisor:

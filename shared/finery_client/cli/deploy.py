@@ -6,9 +6,10 @@ import time
 
 from finery.inference.v1.deployments_pb2 import Deployment, DeploymentState
 from finery_client.arguments import DeployArguments
+from finery_client.cli.export import export
 from finery_client.cli.screen import Screen
 from finery_client.connect import Connection
-from finery_client.serve import Serving, serve
+from finery_client.serve import Serving, merged, serve
 from finery_client.specs import deployment_spec
 from finery_shared.errors import FineryError, Reason
 
@@ -38,7 +39,8 @@ def _load(arguments: DeployArguments, services: Connection, screen: Screen) -> S
 
 
 def load(arguments: DeployArguments, services: Connection, screen: Screen) -> Serving:
-    """Load a model through these services, with signs of life."""
+    """Load a model through these services, with signs of life; an adapter is merged first if that was asked for."""
+    arguments = merged(arguments, services, lambda wanted: export(wanted, services, screen))
     states = _States(screen)
     with screen.remarks.status("loading the model"):
         return serve(arguments, services, states.show)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from finery_client.local import label
 from finery_shared.errors import FineryError
 
 _UNBOUNDED = 10_000
@@ -32,7 +33,7 @@ class Screen:
 
     def starting(self, service: str) -> None:
         """A remark on a service that is started for this command."""
-        self.say(f"Starting the {service} for this command; with `finery up` it would be there.")
+        self.say(f"Starting the {label(service)} for this command; with `finery up` it would be there.")
 
     def warn(self, text: str) -> None:
         """A remark that asks for attention."""
