@@ -1,0 +1,24 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.inference.service import Services
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct, as a Hugging Face directory."""
+    path = os.environ.get("FINERY_TEST_MODEL")
+    if not path:
+        pytest.fail("FINERY_TEST_MODEL is not set: run these tests by `make test-inference`")
+    return Path(path)
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    """Starts inference processes; what is left of them is killed at the end."""
+    started = Services(tmp_path)
+    yield started
+    started.stop()

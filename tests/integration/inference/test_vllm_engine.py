@@ -1,0 +1,104 @@
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from finery_inference.engines.protocol import EngineConfig, InferenceEngine
+from finery_inference.engines.vllm.environment import vllm_environment
+from finery_inference.engines.vllm.factory import VllmFactory
+from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
+from finery_inference.generation.loaded import front
+from finery_inference.generation.prompt import token_ids
+from finery_inference.generation.request import ChatInput
+from finery_shared.errors import FineryError, Reason
+from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest, collect, text_of
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore"),  # vLLM's, torch's and transformers' own warnings are theirs to mend
+]
+
+HARDWARE = Hardware(is_cpu_build(), kv_cache_bytes=256 * 2**20)
+
+
+def engine_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children(recursive=True) if child.name().startswith("VLLM")]
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(vllm_environment(HARDWARE, os.getpid()))
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def factory(environment: None) -> AsyncIterator[VllmFactory]:
+    made = VllmFactory(HARDWARE)
+    yield made
+    await made.close()
+
+
+async def start(factory: VllmFactory, model: Path) -> EngineUnderTest:
+    engine = await factory.start(EngineConfig(model, max_model_len=2048))
+
+    async def kill() -> None:
+        for process in engine_processes():
+            process.kill()
+
+    return EngineUnderTest(engine, kill)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def subject(factory: VllmFactory, smollm2: Path) -> AsyncIterator[EngineUnderTest]:
+    """One engine for all tests; the last one of the contract's kills it."""
+    started = await start(factory, smollm2)
+    yield started
+    await started.engine.shutdown()
+
+
+class TestVllmEngine(EngineContract):
+    @pytest.fixture
+    def doomed(self, subject: EngineUnderTest) -> EngineUnderTest:
+        return subject
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def ending(self, factory: VllmFactory, smollm2: Path) -> EngineUnderTest:
+        return await start(factory, smollm2)
+
+
+async def answer(engine: InferenceEngine, subject: EngineUnderTest, model: Path, question: str) -> str:
+    loaded = front(engine, model)
+    prompt = await token_ids(loaded, ChatInput((("user", question),)))
+    request = subject.request("chat", max_tokens=60, ignore_eos=False, stop_token_ids=loaded.stop_token_ids)
+    return text_of(await collect(engine, type(request)("chat", prompt, request.sampling)))
+
+
+async def test_nothing_is_left_of_a_shut_down_engine() -> None:
+    _, alive = psutil.wait_procs(engine_processes(), timeout=10)
+    assert not alive
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"max_num_seq": 4}, "max_num_seqs"),
+        ({"trust_remote_code": True}, "trust_remote_code"),
+        ({"dtype": "float16"}, "dtype"),
+    ],
+)
+async def test_engine_arguments_are_refused_by_name(factory: VllmFactory, extra: dict[str, object], words: str) -> None:
+    with pytest.raises(FineryError, match=words) as refusal:
+        await factory.check(EngineConfig(Path("/nowhere"), extra=extra))  # type: ignore[arg-type]
+    assert refusal.value.metadata == {"field": "engine_args"}
+
+
+async def test_what_vllm_refuses_is_told(factory: VllmFactory, smollm2: Path) -> None:
+    with pytest.raises(FineryError, match="kv_cache_dtype") as refusal:
+        await factory.start(EngineConfig(smollm2, extra={"kv_cache_dtype": "fp3"}))
+    assert refusal.value.reason is Reason.ENGINE_FAILED

@@ -1,0 +1,80 @@
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from finery.inference.v1 import deployments_pb2 as d
+from finery.inference.v1 import inference_pb2 as i
+from tests.integration.inference.service import Service, Services, connect, gone_within, reason_of
+
+KV_CACHE = {"FINERY_INFERENCE_CPU_KV_CACHE_MIB": "256"}
+
+
+def start(services: Services, model: Path) -> Service:
+    return services.start("vllm", FINERY_INFERENCE_ALLOWED_ROOTS=str(model.resolve()), **KV_CACHE)
+
+
+@pytest.mark.timeout(400)
+async def test_a_real_model_through_kills_of_engine_and_service(services: Services, smollm2: Path) -> None:
+    service = start(services, smollm2)
+    async with connect(service) as client:
+        await client.create(smollm2, max_model_len=1024)
+        ready = await client.until(d.DEPLOYMENT_STATE_READY)
+        assert ready.max_model_len == 1024
+
+        text, complete = await client.answer("What is the capital of France?", temperature=0, max_tokens=60)
+        assert "Paris" in text
+        assert complete.finishes[0].finish_reason == i.FINISH_REASON_STOP
+        again, warm = await client.answer("What is the capital of France?", temperature=0, max_tokens=60)
+        assert again == text
+        assert warm.usage.prompt_tokens == complete.usage.prompt_tokens > 30
+
+        # A client that leaves before its first token leaves nothing running, by vLLM's own count.
+        prompt = {"text": "word " * 900}
+        for _ in range(3):
+            call = client.inference.Generate(i.GenerateRequest(model="m", text=prompt, sampling={"ignore_eos": True}))
+            call.add_done_callback(lambda _: None)
+            await asyncio.sleep(0.05)
+            call.cancel()
+        deadline = time.monotonic() + 5
+        while (stats := await client.stats(ready.name)).running_requests + stats.waiting_requests:
+            assert time.monotonic() < deadline, stats
+            await asyncio.sleep(0.02)
+
+        # The engine is killed in the middle of an answer: an error at once, then it is back.
+        call = client.generate("Tell me a long story.", max_tokens=900, ignore_eos=True)
+        await anext(aiter(call))
+        engines = await asyncio.to_thread(service.engines)
+        died = time.monotonic()
+        for process in engines:
+            process.kill()
+        assert await reason_of(call) == "ENGINE_DEAD"
+        assert time.monotonic() - died < 5
+        await client.until(d.DEPLOYMENT_STATE_FAILED)
+        await client.until(d.DEPLOYMENT_STATE_READY)
+        assert (await client.answer("What is the capital of France?", temperature=0, max_tokens=60))[0] == text
+
+        # The service is killed: its engine ends with it, and the next service loads the model again.
+        with gone_within(5, service.engines()):
+            services.watch_over(service.engines())
+            service.kill()
+    async with connect(start(services, smollm2)) as client:
+        assert (await client.until(d.DEPLOYMENT_STATE_READY)).name == ready.name
+        assert (await client.answer("What is the capital of France?", temperature=0, max_tokens=60))[0] == text
+
+
+@pytest.mark.timeout(200)
+async def test_sigterm_while_a_model_loads(services: Services, smollm2: Path) -> None:
+    service = start(services, smollm2)
+    async with connect(service) as client:
+        await client.create(smollm2)
+        async with asyncio.timeout(60):
+            while not (engines := await asyncio.to_thread(service.engines)):
+                await asyncio.sleep(0.1)
+        services.watch_over(engines)
+        service.popen.terminate()
+        assert await asyncio.to_thread(service.popen.wait, 15) == 0
+    with pytest.raises(ProcessLookupError):
+        for process in engines:
+            raise ProcessLookupError if not process.is_running() else AssertionError(process)
