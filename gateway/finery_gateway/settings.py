@@ -48,6 +48,9 @@ class Settings(ServiceSettings):
     lost_seconds: Annotated[float, Field(gt=0)] = 10.0
     """An inference process that was silent for this long counts as dead; its requests end."""
 
+    look_up_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """The names among the inference processes are looked up this often."""
+
     @field_validator("inference", "api_keys", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:

@@ -49,6 +49,8 @@ class FakeInference:
         self.finished = 0
         self.silent = False
         """Send no heartbeats: what a process that hangs looks like."""
+        self.watch_failure: FineryError | None = None
+        """Ends every watch."""
         self.address = ""
         self._deployments = [deployment(model, created=i + 1) for i, model in enumerate(models)]
         self._draining = False
@@ -86,6 +88,8 @@ class FakeInference:
 
     async def snapshots(self) -> AsyncIterator[deployments.WatchDeploymentsResponse]:
         while True:
+            if self.watch_failure is not None:
+                raise self.watch_failure
             if not self.silent:
                 yield deployments.WatchDeploymentsResponse(
                     revision=self._revision, deployments=self._deployments, draining=self._draining

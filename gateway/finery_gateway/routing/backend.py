@@ -101,10 +101,10 @@ class Backend:
         for call in list(self._running):
             call.cancel()
 
-    async def close(self) -> None:
-        """Close the channel; running generations end."""
+    async def close(self, grace: float | None = None) -> None:
+        """Close the channel when its generations have ended, after ``grace`` seconds at the latest."""
         self.lose()
-        await self._channel.close()
+        await self._channel.close(grace)
 
 
 def _fingerprint(deployment: deployments_pb2.Deployment) -> str:

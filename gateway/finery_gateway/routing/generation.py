@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import grpc
 
 from finery.inference.v1 import inference_pb2
+from finery_gateway.routing import cancellation
 from finery_gateway.routing.backend import Backend, GenerateCall
 from finery_gateway.routing.table import RoutingTable
 from finery_shared.errors import FineryError, Reason
@@ -85,9 +86,9 @@ class Generation:
                     return
                 failure = FineryError(Reason.ENGINE_FAILED, "The answer broke off before it was finished. Try again.")
             except grpc.aio.AioRpcError as error:
-                failure = from_rpc_error(error, f"The inference service at {backend.address}")
+                failure = self._failed(backend, error)
             except asyncio.CancelledError:
-                if _is_being_cancelled():
+                if cancellation.is_own():
                     raise
                 failure = self._cut_off(backend)
             finally:
@@ -105,6 +106,11 @@ class Generation:
         self._call = backend.generate(self._request, self._metadata, left)
         return self._call
 
+    def _failed(self, backend: Backend, error: grpc.aio.AioRpcError) -> FineryError:
+        if error.code() is grpc.StatusCode.CANCELLED:
+            return self._cut_off(backend)
+        return from_rpc_error(error, f"The inference service at {backend.address}")
+
     def _cut_off(self, backend: Backend) -> FineryError:
         """What a cancelled call means: the client's leave, or a backend given up for dead."""
         if self._cancelled:
@@ -112,8 +118,3 @@ class Generation:
         return FineryError(
             Reason.SERVICE_UNAVAILABLE, f"The inference service at {backend.address} has stopped answering. Try again."
         )
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -12,9 +12,18 @@ from finery_shared.errors import FineryError, Reason
 class RoutingTable:
     """Chooses the backend with the least work in flight among those that serve a model."""
 
-    def __init__(self, backends: Sequence[Backend], stale_seconds: float = 2.0) -> None:
-        self._backends = list(backends)
+    def __init__(self, addresses: Sequence[str], stale_seconds: float) -> None:
+        self._addresses = addresses
         self._stale_seconds = stale_seconds
+        self._backends: list[Backend] = []
+
+    def add(self, backend: Backend) -> None:
+        """Route to one more."""
+        self._backends.append(backend)
+
+    def remove(self, backend: Backend) -> None:
+        """Route to one less."""
+        self._backends.remove(backend)
 
     def choose(self, model: str, tried: Collection[Backend] = ()) -> Backend | None:
         """The best backend for a model that was not tried yet.
@@ -74,7 +83,7 @@ class RoutingTable:
         return FineryError(Reason.SERVICE_UNAVAILABLE, "No model is deployed. Deploy one with `finery deploy`.")
 
     def _nobody(self) -> FineryError:
-        addresses = ", ".join(sorted(b.address for b in self._backends))
+        addresses = ", ".join(self._addresses)
         return FineryError(
             Reason.SERVICE_UNAVAILABLE,
             f"No inference service can be reached at {addresses}. Start one (`finery up` does), or set"

@@ -10,8 +10,8 @@ from openai import AsyncOpenAI
 from finery_gateway.app import Limits, create_app
 from finery_gateway.auth import KeyRing
 from finery_gateway.bootstrap import build
-from finery_gateway.routing.router import Router
-from finery_gateway.routing.watcher import WatchTimes
+from finery_gateway.routing.names import Addresses
+from finery_gateway.routing.router import Router, RouterTimes
 from finery_gateway.settings import Settings
 from finery_shared.log import logger
 from finery_shared.rpc import open_channel
@@ -39,8 +39,8 @@ async def start_gateway(stack: AsyncExitStack) -> Start:
     """Starts a gateway over some fakes; returns its base URL."""
 
     async def start(*fakes: FakeInference, **settings: object) -> str:
-        addresses = tuple(f.address for f in fakes)
-        process = build(Settings(inference=addresses, **{"listen": "127.0.0.1:0", "drain_seconds": 2, **settings}))
+        defaults = {"listen": "127.0.0.1:0", "drain_seconds": 2, "inference": tuple(f.address for f in fakes)}
+        process = build(Settings(**(defaults | settings)))
         stack.push_async_callback(process.stop)
         return f"http://{await process.start()}"
 
@@ -61,7 +61,7 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def lone_http() -> AsyncIterator[httpx.AsyncClient]:
     """The application without a server, over a backend that is not there: for what it answers by itself."""
-    router = Router(["127.0.0.1:1"], open_channel, logger("test"), WatchTimes())
+    router = Router(Addresses(["127.0.0.1:1"]), open_channel, logger("test"), RouterTimes())
     app = create_app(router, logger("test"), KeyRing([]), Limits())
     async with httpx.AsyncClient(base_url="http://gateway", transport=httpx.ASGITransport(app)) as client:
         yield client

@@ -235,3 +235,19 @@ async def test_silence_for_long_ends_the_requests_there(start_gateway: Start, st
     assert answer.status_code == 503
     assert "has stopped answering" in answer.json()["error"]["message"]
     await until(lambda: fake.cancelled == 1)
+
+
+async def test_watch_that_ends_in_any_way_begins_again(http: httpx.AsyncClient, fake: FakeInference) -> None:
+    for reason in (Reason.CANCELLED, Reason.INTERNAL, Reason.UNSUPPORTED):
+        fake.watch_failure = FineryError(reason, "No more.")
+        await until_models(http)
+        fake.watch_failure = None
+        await until_models(http, "toy")
+
+
+async def test_generation_that_its_server_cancels_is_an_error(http: httpx.AsyncClient, fake: FakeInference) -> None:
+    fake.script = lambda request: Script(failure=FineryError(Reason.CANCELLED, "No more."), fails_after=1)
+    for stream in (False, True):
+        answer = await http.post(CHAT, json=body(stream=stream))
+        assert answer.status_code == (200 if stream else 503)
+        assert "has stopped answering" in answer.text
