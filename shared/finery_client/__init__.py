@@ -9,12 +9,20 @@ with deploy(ckpt_dir=quantized.ckpt_dir) as serving:
     print(serving.chat().complete([{"role": "user", "content": "Who are you?"}]))
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from finery_client.connect import Connection
-from finery_client.conversation import Chat, Message, Sampling, chat, chat_stream
-from finery_client.results import ExportResult, TrainingResult
-from finery_client.sdk import export, sft
-from finery_client.serve import Serving, deploy
-from finery_shared.errors import FineryError, Reason
+
+if TYPE_CHECKING:
+    from finery_client.connect import Connection
+    from finery_client.conversation import Chat, Message, Sampling, chat, chat_stream
+    from finery_client.results import ExportResult, TrainingResult
+    from finery_client.sdk import export, sft
+    from finery_client.serve import Serving, deploy
+    from finery_shared.errors import FineryError, Reason
 
 __all__ = [
     "Chat",
@@ -32,3 +40,27 @@ __all__ = [
     "export",
     "sft",
 ]
+
+_HOMES = {
+    "Chat": "finery_client.conversation",
+    "Connection": "finery_client.connect",
+    "ExportResult": "finery_client.results",
+    "FineryError": "finery_shared.errors",
+    "Message": "finery_client.conversation",
+    "Reason": "finery_shared.errors",
+    "Sampling": "finery_client.conversation",
+    "Serving": "finery_client.serve",
+    "TrainingResult": "finery_client.results",
+    "chat": "finery_client.conversation",
+    "chat_stream": "finery_client.conversation",
+    "deploy": "finery_client.serve",
+    "export": "finery_client.sdk",
+    "sft": "finery_client.sdk",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: the command line starts sooner without the rest."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

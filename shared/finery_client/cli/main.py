@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from finery_client.arguments import DeployArguments, ExportArguments, InferArguments, SftArguments
-from finery_client.cli import deploy, deployments, export, infer, jobs, models, sft, up
 from finery_client.cli.commands import (
     Command,
     DeploymentsCommand,
@@ -56,21 +55,37 @@ def guarded(run: Callable[[Screen], int]) -> int:
 
 
 def dispatch(command: Command, screen: Screen) -> int:
-    """Run the command that was parsed; its exit status."""
+    """Run the command that was parsed; its exit status. Only its own module is imported."""
     match command:
         case UpArguments():
+            from finery_client.cli import up
+
             return up.run(command, screen)
         case SftArguments():
+            from finery_client.cli import sft
+
             return sft.run(command, screen)
         case ExportArguments():
+            from finery_client.cli import export
+
             return export.run(command, screen)
         case DeployArguments():
+            from finery_client.cli import deploy
+
             return deploy.run(command, screen)
         case InferArguments():
+            from finery_client.cli import infer
+
             return infer.run(command, screen)
         case JobsCommand():
+            from finery_client.cli import jobs
+
             return jobs.run(command, screen)
         case DeploymentsCommand():
+            from finery_client.cli import deployments
+
             return deployments.run(command, screen)
         case ModelsCommand():
+            from finery_client.cli import models
+
             return models.run(screen)
