@@ -23,9 +23,10 @@ class DatasetHub(Protocol):
 
 @dataclass(frozen=True)
 class HuggingFaceDatasets:
-    """Data sets of huggingface.co, through the cache of huggingface_hub."""
+    """Data sets of huggingface.co, through the cache of huggingface_hub (its own by default)."""
 
     endpoint: str = "https://huggingface.co"
+    cache: Path | None = None
 
     def fetch(self, dataset_id: str) -> Path:
         """Download what the cache lacks; where the hub is out of reach, the cached files serve."""
@@ -35,9 +36,10 @@ class HuggingFaceDatasets:
             cause = "the huggingface_hub package is not installed"
             raise unreachable("Hugging Face", dataset_id, cause, error) from error
         problem = unreachable_because(self.endpoint)
-        options = {"allow_patterns": list(DATA_FILES), "endpoint": self.endpoint, "local_files_only": bool(problem)}
+        options = {"allow_patterns": list(DATA_FILES), "endpoint": self.endpoint, "cache_dir": self.cache}
         try:
-            return Path(snapshot_download(dataset_id, repo_type="dataset", **options))
+            found = snapshot_download(dataset_id, repo_type="dataset", local_files_only=bool(problem), **options)
+            return Path(found)
         except Exception as error:  # whatever its HTTP library of the day raises
             cause = "it can't be reached from here" if problem else "it did not give these files; check the id"
             raise unreachable("Hugging Face", dataset_id, cause, problem or error) from error
