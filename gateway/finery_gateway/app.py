@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from finery_gateway.auth import ApiKeyGuard, KeyRing
 from finery_gateway.health import health_routes
-from finery_gateway.openai.chat import CLIENT_CLOSED_REQUEST, chat_routes
+from finery_gateway.openai.chat import chat_routes
 from finery_gateway.openai.errors import ApiError, from_finery, from_http
 from finery_gateway.openai.models import model_routes
-from finery_gateway.request_log import RequestLog, record_of
+from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestLog, record_of
 from finery_gateway.routing.router import Router
 from finery_shared.errors import FineryError
 from finery_shared.log import Logger

@@ -16,6 +16,9 @@ from finery.inference.v1.inference_pb2 import Usage
 from finery_gateway.openai.errors import unexpected
 from finery_shared.log import Logger
 
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that has left; it stands in the log, nobody reads it."""
+
 _HEADER = b"x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _KEY = "finery.request"
@@ -40,6 +43,7 @@ class RequestRecord:
 
     def client_left(self) -> None:
         """The client did not wait for the answer."""
+        self.status = self.status or CLIENT_CLOSED_REQUEST
         self.note(client_left=True)
 
     def mark_first(self) -> None:

@@ -15,12 +15,9 @@ from finery_gateway.openai.answer import collect
 from finery_gateway.openai.schemas import ChatCompletionRequest
 from finery_gateway.openai.stream import ChatStream, StreamHead
 from finery_gateway.openai.validation import check, read_body
-from finery_gateway.request_log import RequestRecord, record_of
+from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestRecord, record_of
 from finery_gateway.routing.generation import ClientGoneError, Generation
 from finery_gateway.routing.router import Router
-
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for the log: the client has left, so nobody reads it."""
 
 
 def chat_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> APIRouter:

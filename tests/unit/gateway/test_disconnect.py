@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fakes.inference_service import FakeInference, Script
 from tests.unit.gateway.waiting import until
@@ -29,11 +30,15 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_before_the_first_token(url: str, fake: FakeInference, stream: bool) -> None:
     fake.script = lambda request: Script(first_delay=60)
-    _, writer = await send_request(url, stream)
-    await until(lambda: fake.running == 1)
-    await hang_up(writer)
-    await until(lambda: fake.cancelled == 1, seconds=2)
-    assert (fake.running, fake.finished, len(fake.requests)) == (0, 0, 1)
+    with capture_logs() as lines:
+        _, writer = await send_request(url, stream)
+        await until(lambda: fake.running == 1)
+        await hang_up(writer)
+        await until(lambda: fake.cancelled == 1, seconds=2)
+        assert (fake.running, fake.finished, len(fake.requests)) == (0, 0, 1)
+        await until(lambda: any(line["event"] == "request" for line in lines))
+    [line] = [line for line in lines if line["event"] == "request"]
+    assert (line["status"], line["client_left"]) == (499, True)
 
 
 @pytest.mark.parametrize("stream", [False, True])
