@@ -18,15 +18,16 @@ def from_path(path: Path, model_type: str | None = None) -> ModelSpec:
     """Read a model's directory and tell what it is.
 
     With a registered ``model_type`` the registry's entry is the base (its recipe, its names), checked against the
-    directory; with any other name, or none (then the directory's own), the spec is read from config.json and the
-    tokenizer's files alone. Template, stop tokens, sizes and quantization are always the directory's.
+    directory. Without one, a directory that is called as a registered model (in the store, or in Hugging Face's cache)
+    and has its architecture is taken for it. Any other is told from config.json and the tokenizer's files alone, under
+    the name given or the directory's. Template, stop tokens, sizes and quantization are always the directory's.
 
     Raises FILE_MISSING, MODEL_INVALID (something lacks), UNSUPPORTED (unknown architecture) or INVALID_ARGUMENT (the
     directory is not of that model type).
     """
     files = read_model_files(path)
     architecture = _architecture(files)
-    known = registry.find(model_type) if model_type else None
+    known = registry.find(model_type) if model_type else _known_by_name(path, architecture)
     if known is not None and known.architecture != architecture.name:
         raise FineryError(
             Reason.INVALID_ARGUMENT,
@@ -34,7 +35,7 @@ def from_path(path: Path, model_type: str | None = None) -> ModelSpec:
             "leave --model_type out, or name the right one.",
             field="model_type",
         )
-    derived = _derive(files, architecture, model_type or path.absolute().name)
+    derived = _derive(files, architecture, model_type or _own_name(path).rpartition("/")[2])
     if known is None:
         return derived
     return replace(
@@ -47,6 +48,20 @@ def from_path(path: Path, model_type: str | None = None) -> ModelSpec:
         recipe=known.recipe,
         identity=known.identity,
     )
+
+
+def _own_name(path: Path) -> str:
+    """The directory's name; in Hugging Face's cache, where that is a commit, the repository's id."""
+    path = path.absolute()
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return path.name
+
+
+def _known_by_name(path: Path, architecture: Architecture) -> ModelSpec | None:
+    known = registry.find(_own_name(path))
+    return known if known is not None and known.architecture == architecture.name else None
 
 
 def _derive(files: ModelFiles, architecture: Architecture, model_type: str) -> ModelSpec:

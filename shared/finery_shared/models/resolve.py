@@ -39,14 +39,11 @@ def resolve(
         raise invalid("model_type", "say which model: --model_type NAME or --model_id_or_path DIR_OR_ID.")
     if model_id_or_path and (path := _local_directory(model_id_or_path)) is not None:
         return ResolvedModel(path, from_path(path, model_type or None))
-    spec = registry.get(model_type) if model_type else None
-    if model_id_or_path and (spec is None or registry.find(model_id_or_path) != spec):
-        named = registry.find(model_id_or_path)
-        if named is None:
-            return _fetch_by_id(model_id_or_path, spec, store, hubs)
-        spec = named
-    assert spec is not None
-    return _find_registered(spec, store, hubs)
+    wanted = model_id_or_path or model_type or ""
+    spec = registry.find(wanted)
+    if spec is not None:
+        return _find_registered(spec, store, hubs)
+    return _find_other(wanted, model_type or wanted.rpartition("/")[2], store, hubs)
 
 
 def store_path(store: Path, model_type: str) -> Path:
@@ -71,14 +68,16 @@ def _find_registered(spec: ModelSpec, store: Path, hubs: Sequence[ModelHub]) -> 
     return ResolvedModel(path.absolute(), from_path(path, spec.model_type))
 
 
-def _fetch_by_id(repo_id: str, spec: ModelSpec | None, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:
-    if is_complete(store_path(store, repo_id)):
-        path = store_path(store, repo_id).absolute()
-    elif "/" in repo_id:
-        path = _from_hubs(repo_id, [(hub, repo_id) for hub in hubs])
+def _find_other(wanted: str, model_type: str, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:
+    """A model that is not registered: imported into the store under its name, or a hub's by its id."""
+    stored = store_path(store, wanted)
+    if is_complete(stored):
+        path = stored.absolute()
+    elif "/" in wanted:
+        path = _from_hubs(wanted, [(hub, wanted) for hub in hubs])
     else:
-        raise registry.not_found(repo_id)
-    return ResolvedModel(path, from_path(path, spec.model_type if spec else repo_id.rpartition("/")[2]))
+        raise registry.not_found(wanted)
+    return ResolvedModel(path, from_path(path, model_type))
 
 
 def _from_hubs(wanted: str, ids: Sequence[tuple[ModelHub, str]]) -> Path:

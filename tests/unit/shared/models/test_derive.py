@@ -74,6 +74,20 @@ def test_registered_model_type_brings_its_recipe_and_names(write_model: ModelWri
     assert spec.shape.hidden_size == 128
 
 
+@pytest.mark.parametrize("place", ["qwen1half-7b-chat", "models--Qwen--Qwen1.5-7B-Chat/snapshots/0123abcd"])
+def test_a_directory_called_as_a_registered_model_is_taken_for_it(write_model: ModelWriter, place: str) -> None:
+    assert from_path(write_model(place)).model_type == "qwen1half-7b-chat"
+
+
+def test_a_name_alone_does_not_make_another_architecture_a_registered_model(write_model: ModelWriter) -> None:
+    spec = from_path(write_model("smollm2-135m-instruct"))
+    assert (spec.model_type, spec.family, spec.hf_id) == ("smollm2-135m-instruct", "qwen2", None)
+
+
+def test_hugging_faces_cache_names_its_directories_by_commit(write_model: ModelWriter) -> None:
+    assert from_path(write_model("models--someone--Their-Chat/snapshots/0123abcd")).model_type == "Their-Chat"
+
+
 def test_other_model_type_is_a_name_only(write_model: ModelWriter) -> None:
     assert from_path(write_model(), "mine").model_type == "mine"
 

@@ -93,9 +93,18 @@ def test_hub_id_of_any_other_model(write_model: ModelWriter, tmp_path: Path) -> 
     assert (resolved.spec.model_type, resolved.spec.family) == ("Their-Chat", "qwen2")
 
 
-def test_imported_model_by_its_own_name(write_model: ModelWriter, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model_type", "model_id_or_path"), [("mine", None), (None, "mine"), ("mine", "mine")])
+def test_imported_model_by_its_own_name(
+    write_model: ModelWriter, tmp_path: Path, model_type: str | None, model_id_or_path: str | None
+) -> None:
     stored = write_model("store/mine")
-    assert resolve(None, "mine", store=tmp_path / "store").path == stored
+    resolved = resolve(model_type, model_id_or_path, store=tmp_path / "store")
+    assert (resolved.path, resolved.spec.model_type) == (stored, "mine")
+
+
+def test_hub_id_under_a_name_of_the_users_own(write_model: ModelWriter, tmp_path: Path) -> None:
+    hub = FakeHub(shelves={"someone/Their-Chat": write_model("snapshot")})
+    assert resolve("mine", "someone/Their-Chat", store=tmp_path, hubs=[hub]).spec.model_type == "mine"
 
 
 def test_unreachable_hubs(tmp_path: Path) -> None:
