@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finery.inference.v1.inference_pb2 import Usage
-from finery_gateway.openai.errors import unexpected
+from finery_gateway.openai.errors import shutting_down, unexpected
 from finery_shared.log import Logger
 
 CLIENT_CLOSED_REQUEST = 499
@@ -88,6 +89,10 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=record.request_id):
             try:
                 await self._app(scope, receive, send_marked)
+            except asyncio.CancelledError:
+                if not record.status:
+                    await shutting_down().response()(scope, receive, send_marked)
+                raise
             except Exception:
                 self._log.exception("unexpected error", method=scope["method"], path=scope["path"])
                 if record.status:

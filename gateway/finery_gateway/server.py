@@ -19,6 +19,7 @@ from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
 
 BACKLOG = 2048
+_UVICORN = logging.getLogger("uvicorn.error")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class GatewayProcess:
     def __init__(self, app: FastAPI, router: Router, address: Address, drain_seconds: float, log: Logger) -> None:
         self._router = router
         self._address = address
-        self._log = log
+        self._handler = _ToStructlog(log)
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -56,11 +57,13 @@ class GatewayProcess:
     async def start(self) -> str:
         """Listen and serve; returns "host:port" with the real port. Raises PORT_IN_USE."""
         listener = bind(self._address)
-        logging.getLogger("uvicorn.error").addHandler(_ToStructlog(self._log))
+        _UVICORN.addHandler(self._handler)
         await self._router.start()
         self._serving = asyncio.create_task(self._server.serve([listener]))
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.005)
+        if self._serving.done():
+            await self._serving
         host, port = listener.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -70,6 +73,7 @@ class GatewayProcess:
             self._server.should_exit = True
             await self._serving
         await self._router.stop()
+        _UVICORN.removeHandler(self._handler)
 
 
 def bind(address: Address) -> socket.socket:

@@ -70,6 +70,12 @@ def from_http(request: Request, error: HTTPException) -> ApiError:
     return ApiError(error.status_code, str(error.detail), headers=headers)
 
 
+def shutting_down() -> ApiError:
+    """The process ends before the answer did."""
+    message = "The server is shutting down. Try again."
+    return ApiError(503, message, code="service_unavailable", type="server_error")
+
+
 def unexpected(request_id: str) -> ApiError:
     """A bug: the log has the rest."""
     message = f"The server had an error while processing your request (request id {request_id}). Its log has the rest."

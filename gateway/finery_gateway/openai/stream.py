@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.client_watch import ClientWatch
 from finery_gateway.openai import convert, sse
-from finery_gateway.openai.errors import ApiError, from_finery
+from finery_gateway.openai.errors import from_finery, shutting_down
 from finery_gateway.request_log import RequestRecord
 from finery_gateway.routing.generation import ClientGoneError, Generation
 from finery_shared.errors import FineryError
@@ -23,7 +23,6 @@ _HEADERS = [
     # nginx holds a proxied response back unless told not to.
     (b"x-accel-buffering", b"no"),
 ]
-_SHUTDOWN = ApiError(503, "The server is shutting down. Try again.", code="service_unavailable", type="server_error")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class ChatStream(Response):
                 await self._fail(failure)
             except asyncio.CancelledError:
                 if self._started and not self._finished:
-                    await self._write(sse.error(_SHUTDOWN.body()), last=True)
+                    await self._write(sse.error(shutting_down().body()), last=True)
                 raise
             finally:
                 self._generation.close()

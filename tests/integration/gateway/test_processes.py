@@ -5,7 +5,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -78,6 +79,19 @@ def test_streams_that_outlast_the_drain_end_with_an_error(processes: Processes) 
     assert gateway.exit_status() == 0
 
 
+def test_whole_answers_that_outlast_the_drain_end_with_an_error(processes: Processes) -> None:
+    backend = processes.inference("--pieces", "500", "--delay", "0.1")
+    gateway = processes.gateway(backend, FINERY_GATEWAY_DRAIN_SECONDS="1")
+    target = url(gateway)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(httpx.post, f"{target}/v1/chat/completions", json=BODY, timeout=30)
+        time.sleep(0.5)
+        gateway.terminate()
+        answer = pending.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert gateway.exit_status() == 0
+
+
 def test_killed_inference_process_is_a_clear_error_and_found_again(processes: Processes) -> None:
     backend = processes.inference("--pieces", "500", "--delay", "0.1")
     address = backend.address()
@@ -107,7 +121,7 @@ def test_one_of_two_inference_processes_dies_under_load(processes: Processes, ho
     assert len(answers) == 400
 
 
-async def _load(url: str, strike: "object") -> list[int]:
+async def _load(url: str, strike: Callable[[], None]) -> list[int]:
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
 
         async def one() -> list[int]:
