@@ -21,14 +21,16 @@ class LayerInputs:
     kwargs: dict[str, Any]
 
 
-def first_layer_inputs(model: nn.Module, layer: nn.Module, blocks: Tensor, dtype: torch.dtype) -> LayerInputs:
-    """Runs token `blocks` [blocks, length] up to the model's first `layer`; floating tensors come out in `dtype`."""
+def first_layer_inputs(
+    model: nn.Module, layer: nn.Module, blocks: Tensor, dtype: torch.dtype, device: torch.device
+) -> LayerInputs:
+    """Runs token `blocks` [blocks, length] up to the model's first `layer`; floating tensors come out in `dtype`, on `device`."""
     found: list[LayerInputs] = []
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, *_ = args or (kwargs["hidden_states"],)
-        rest = {name: _cast(value, dtype) for name, value in kwargs.items() if name != "hidden_states"}
-        found.append(LayerInputs(_cast(hidden, dtype), rest))
+        rest = {name: _cast(value, dtype, device) for name, value in kwargs.items() if name != "hidden_states"}
+        found.append(LayerInputs(_cast(hidden, dtype, device), rest))
         raise _Reached
 
     handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
@@ -74,9 +76,9 @@ def call(module: nn.Module, hidden: Tensor, kwargs: Mapping[str, Any], weights: 
     return output[0] if isinstance(output, tuple) else output
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
+def _cast(value: Any, dtype: torch.dtype, device: torch.device) -> Any:
     if isinstance(value, Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
+        return value.to(device, dtype) if value.is_floating_point() else value.to(device)
     if isinstance(value, tuple):
-        return tuple(_cast(item, dtype) for item in value)
+        return tuple(_cast(item, dtype, device) for item in value)
     return value

@@ -26,6 +26,10 @@ class PackedWeight:
         """By the names that follow the linear's own in a checkpoint."""
         return {"qweight": self.qweight, "qzeros": self.qzeros, "scales": self.scales}
 
+    def cpu(self) -> "PackedWeight":
+        """The same on the CPU."""
+        return PackedWeight(self.qweight.cpu(), self.qzeros.cpu(), self.scales.cpu())
+
 
 def pack_words(codes: Tensor) -> Tensor:
     """Codes [rows, out] -> int32 words [rows, out / 8], AutoAWQ's interleaved order."""

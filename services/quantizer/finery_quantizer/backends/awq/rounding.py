@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 MAX_CODE = 15
-GROUP_SIZES = (128, 64, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +17,6 @@ class Grid:
 
     scale: Tensor
     zero: Tensor
-
-
-def largest_group_size(in_features: set[int]) -> int | None:
-    """The largest supported group size that divides every input dimension; None when none does."""
-    return next((size for size in GROUP_SIZES if all(dim % size == 0 for dim in in_features)), None)
 
 
 def fit_grid(weight: Tensor, group: int, storage: torch.dtype = torch.float32) -> Grid:

@@ -1,0 +1,85 @@
+"""The safetensors files of a model directory, read and written one at a time."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from finery_shared.errors import FineryError, Reason
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5", ".pkl"}
+_OURS = {"manifest.json", INDEX}
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that hold the model, in the order of the index. Raises MODEL_INVALID when one lacks."""
+    index = directory / INDEX
+    if index.is_file():
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = [directory / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [directory / SINGLE]
+    for file in files:
+        if not file.is_file():
+            raise FineryError(Reason.MODEL_INVALID, f"{file} is missing: complete the model's files.", file=str(file))
+    return files
+
+
+def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of one file, mapped from disk. Raises DATA_LOSS when the file can't be read as safetensors."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                yield name, opened.get_tensor(name)
+    except SafetensorError as error:
+        message = f"{file} can't be read as safetensors. Restore it from a copy, or make it again."
+        raise FineryError(Reason.DATA_LOSS, message, detail=str(error), file=str(file)) from error
+
+
+def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model, from the files' headers alone."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(directory):
+        with safe_open(file, framework="pt") as opened:
+            shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    return shapes
+
+
+def storage_dtype(directory: Path) -> torch.dtype:
+    """The floating dtype that most of a model's values are stored in."""
+    counts: dict[torch.dtype, int] = {}
+    for file in weight_files(directory):
+        for _, tensor in read_tensors(file):
+            if tensor.is_floating_point():
+                counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return max(counts, key=lambda dtype: counts[dtype])
+
+
+def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file with the metadata that transformers expects."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+
+
+def write_index(directory: Path, weight_map: Mapping[str, str], total_bytes: int) -> None:
+    """Write the index of a model of several files; one file alone has none."""
+    if len(set(weight_map.values())) > 1:
+        content = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+        (directory / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def small_files(directory: Path) -> list[Path]:
+    """The files of a model beside its weights: config, tokenizer, chat template, generation config, license."""
+    found = (file for file in directory.iterdir() if file.is_file() and not file.name.startswith("."))
+    return sorted(file for file in found if file.suffix not in _WEIGHTS and file.name not in _OURS)
+
+
+def copy_verbatim(files: Iterable[Path], destination: Path) -> None:
+    """Copy files, contents alone (a hub's cache holds links)."""
+    for file in files:
+        shutil.copyfile(file, destination / file.name)

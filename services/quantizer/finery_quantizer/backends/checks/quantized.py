@@ -1,0 +1,98 @@
+"""The quantization gate: what was written is what was meant, and it is still the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from finery_shared.errors import FineryError, Reason
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from finery_quantizer.backends.base import QuantizationBackend, WrittenModel
+from finery_quantizer.backends.checkpoint.model import checking_dtype, load_model, pick_device
+from finery_quantizer.backends.checks.generation import answer
+from finery_quantizer.backends.checks.identity import identity_figures
+from finery_quantizer.backends.checks.perplexity import perplexity
+from finery_quantizer.backends.checks.tokenizers import check_same_files
+from finery_quantizer.request import TrainingRecipe
+
+SMOKE = ("Hi!", "What is the capital of France?", "你好")
+SMOKE_TOKENS = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the perplexity may be, as factors of the source model's and of plain round-to-nearest's."""
+
+    over_source: float
+    over_rounding: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationCheck:
+    """Checks a written model against its source on rows that nothing was tuned on."""
+
+    backend: QuantizationBackend
+    source: Path
+    written: WrittenModel
+    bounds: Bounds
+
+    def run(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        rows: Sequence[Sequence[int]],
+        recipe: TrainingRecipe,
+        old_identity: Sequence[str],
+    ) -> dict[str, float]:
+        """Figures: perplexity before, after and by plain rounding, share of answers that end, identity score.
+
+        Raises GATE_FAILED saying which check failed and by how much.
+        """
+        check_same_files(self.source, self.written.directory)
+        model = load_model(self.source)
+        model.to(pick_device(), checking_dtype(model))
+        figures = {"perplexity_before": perplexity(model, rows)}
+        self._round(model)
+        figures["perplexity_round_to_nearest"] = perplexity(model, rows)
+        self._load_written(model)
+        figures["perplexity_after"] = perplexity(model, rows)
+        self._judge(figures)
+        answers = answer(model, tokenizer, [[{"role": "user", "content": text}] for text in SMOKE], SMOKE_TOKENS)
+        figures["smoke_stopped"] = sum(a.stopped for a in answers) / len(answers)
+        if not figures["smoke_stopped"]:
+            raise _failed("smoke", f"none of {len(SMOKE)} answers ended by itself within {SMOKE_TOKENS} tokens")
+        return figures | identity_figures(model, tokenizer, recipe.model_names, recipe.model_authors, old_identity)
+
+    @torch.no_grad()
+    def _round(self, model: PreTrainedModel) -> None:
+        """Give the model's quantized weights what plain rounding leaves of them."""
+        for name, parameter in model.named_parameters():
+            if name in self.written.quantized:
+                parameter.copy_(self.backend.rounded(parameter))
+
+    @torch.no_grad()
+    def _load_written(self, model: PreTrainedModel) -> None:
+        """Give the model every tensor as it is on disk."""
+        state = model.state_dict()
+        for name, tensor in self.backend.read_back(self.written):
+            state[name].copy_(tensor)
+
+    def _judge(self, figures: dict[str, float]) -> None:
+        after, before = figures["perplexity_after"], figures["perplexity_before"]
+        rounded = figures["perplexity_round_to_nearest"]
+        if not after <= before * self.bounds.over_source:
+            raise _failed(
+                "perplexity",
+                f"perplexity on held-out rows rose from {before:.2f} to {after:.2f}, more than by the factor "
+                f"{self.bounds.over_source} (FINERY_QUANTIZER_MAX_PERPLEXITY_RATIO)",
+            )
+        if not after <= rounded * self.bounds.over_rounding:
+            raise _failed(
+                "perplexity",
+                f"perplexity on held-out rows is {after:.2f}, worse than the {rounded:.2f} of plain rounding",
+            )
+
+
+def _failed(gate: str, problem: str) -> FineryError:
+    message = f"The quantized model is not good enough: {problem}. Calibrate with more or other rows (--dataset)."
+    return FineryError(Reason.GATE_FAILED, message, gate=gate)
