@@ -1,0 +1,69 @@
+"""Wires the service: the only place that picks real implementations."""
+
+from __future__ import annotations
+
+import os
+
+from finery_shared.datasets.hubs import hubs_from as dataset_hubs_from
+from finery_shared.home import Home, announce, withdraw
+from finery_shared.jobs.engine import EngineSettings, JobEngine
+from finery_shared.jobs.executor import LocalExecutor
+from finery_shared.jobs.schema import open_sqlite
+from finery_shared.jobs.servicer import worker_servicer
+from finery_shared.jobs.store import JobStore
+from finery_shared.log import logger
+from finery_shared.models import hubs_from
+from finery_shared.rpc import RpcServer
+
+from finery_trainer.kind import TrainingKind
+from finery_trainer.planning import Planner
+from finery_trainer.servicer import trainer_servicer
+from finery_trainer.settings import TrainerSettings
+
+WORKER = "finery_trainer.worker"
+
+
+class TrainerApplication:
+    """The trainer service, wired and ready to start."""
+
+    def __init__(
+        self, settings: TrainerSettings, *, worker: str = WORKER, engine_settings: EngineSettings | None = None
+    ) -> None:
+        self._settings = settings
+        state = Home(settings.home).service("trainer")
+        self._endpoint = state / "endpoint.json"
+        store = JobStore(open_sqlite(state / "jobs.db"), "trainingJobs")
+        executor = LocalExecutor(worker, state, environment={"FINERY_HOME": str(settings.home)})
+        engine_settings = engine_settings or EngineSettings(max_running_jobs=settings.max_running_jobs)
+        self._engine = JobEngine(store, executor, TrainingKind(), state, self._endpoint, engine_settings)
+        planner = make_planner(settings)
+        servicers = [trainer_servicer(self._engine, store, planner), worker_servicer(self._engine)]
+        self._server = RpcServer(settings.listen, servicers, logger("trainer"))
+
+    async def start(self) -> str:
+        """Serve and run jobs; returns the address. Raises PORT_IN_USE, ALREADY_RUNNING."""
+        address = await self._server.start("FINERY_TRAINER_LISTEN")
+        try:
+            await self._engine.start()
+        except BaseException:
+            await self._server.stop(0)
+            raise
+        announce(self._endpoint, "trainer", address)  # not before: another service may own the database
+        return address
+
+    async def stop(self) -> None:
+        """Stop the workers, drain, end."""
+        await self._engine.stop()
+        withdraw(self._endpoint)
+        await self._server.stop(self._settings.drain_seconds)
+
+
+def make_planner(settings: TrainerSettings) -> Planner:
+    """The planner over the model store and the hubs; the service and its workers use the same."""
+    return Planner(
+        Home(settings.home).models,
+        hubs_from(os.environ),
+        dataset_hubs_from(os.environ),
+        settings.check_path,
+        settings.checked_at_once,
+    )

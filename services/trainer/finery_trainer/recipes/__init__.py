@@ -1,0 +1,1 @@
+"""Ways of training. The only part of the trainer that imports torch, transformers and peft, in worker processes."""

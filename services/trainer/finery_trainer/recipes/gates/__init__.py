@@ -1,0 +1,1 @@
+"""What a checkpoint has to pass before it is published; every gate reads the written files back."""

@@ -1,0 +1,34 @@
+"""Which arithmetic and device this machine offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_CPU_BF16 = {"avx512_bf16", "amx_bf16"}
+
+
+def device() -> torch.device:
+    """The first visible GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(name: str, cpu_flags: set[str] | None = None) -> torch.dtype:
+    """The base model's type: the one asked for, and for "auto" bf16 where the hardware multiplies it, else fp32."""
+    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    if name in named:
+        return named[name]
+    if device().type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    flags = read_cpu_flags() if cpu_flags is None else cpu_flags
+    return torch.bfloat16 if flags & _CPU_BF16 else torch.float32
+
+
+def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The first processor's feature flags; none where the system doesn't tell."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

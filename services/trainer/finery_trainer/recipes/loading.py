@@ -1,0 +1,46 @@
+"""Base model, tokenizer and adapter from their directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finery_trainer.planning import TrainingPlan
+from finery_trainer.recipes.hardware import device
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a model or adapter directory."""
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def load_base(directory: Path, dtype: torch.dtype) -> Any:
+    """The base model, on the device, ready to be read with packed rows (SDPA takes any mask)."""
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+    )
+    model.config.use_cache = False
+    return model.to(device())
+
+
+def add_adapter(model: Any, plan: TrainingPlan) -> PeftModel:
+    """A fresh adapter in fp32 on the base model, which is frozen."""
+    spec = plan.spec
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=spec.lora_rank,
+        lora_alpha=spec.lora_alpha,
+        lora_dropout=spec.lora_dropout,
+        target_modules=list(plan.target_modules),
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(base: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
+    """Base model and adapter as any other tool would load them, for inference."""
+    model = PeftModel.from_pretrained(load_base(base, dtype), adapter, is_trainable=False)
+    return model.eval()

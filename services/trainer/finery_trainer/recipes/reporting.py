@@ -1,0 +1,62 @@
+"""From transformers' Trainer to the job: progress, metrics, cancellation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.worker import WorkerContext
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+PHASE = "training"
+_SKIPPED = {"epoch", "total_flos", "train_runtime", "eval_runtime", "train_loss"}
+
+
+class JobCallback(TrainerCallback):
+    """Reports every step, evaluates whatever is saved, and stops when the job is cancelled."""
+
+    def __init__(self, context: WorkerContext, *, evaluates: bool) -> None:
+        self._context = context
+        self._evaluates = evaluates
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say how many steps there are."""
+        self._context.progress(0, state.max_steps, PHASE)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report the step. A checkpoint without an evaluation could never be the best one."""
+        self._context.progress(state.global_step, state.max_steps, PHASE)
+        control.should_evaluate |= control.should_save and self._evaluates
+        if self._context.cancel_requested:
+            control.should_training_stop = True
+            control.should_save = control.should_evaluate = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Hand the figures in; raise GATE_FAILED when the loss is no number."""
+        figures = {name: float(value) for name, value in (logs or {}).items() if _is_figure(name, value)}
+        phase = "eval" if "eval_loss" in figures else "train"
+        if not all(math.isfinite(figures.get(name, 0.0)) for name in ("loss", "eval_loss")):
+            raise FineryError(
+                Reason.GATE_FAILED,
+                f"The {phase} loss is not a number at step {state.global_step}. Lower --learning_rate, or train with "
+                "--dtype fp32.",
+                gate="loss",
+            )
+        if figures:
+            self._context.metrics(state.global_step, figures, phase)
+
+
+def _is_figure(name: str, value: object) -> bool:
+    return name not in _SKIPPED and not name.endswith("_per_second") and isinstance(value, (int, float))

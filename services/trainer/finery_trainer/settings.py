@@ -1,0 +1,27 @@
+"""What the trainer service can be told, by environment variables that begin with FINERY_TRAINER_."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from finery_shared.settings import LISTEN, ServiceSettings
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+
+class TrainerSettings(ServiceSettings):
+    """Settings of the service and of its workers, which inherit its environment."""
+
+    model_config = SettingsConfigDict(env_prefix="FINERY_TRAINER_", frozen=True, extra="ignore")
+
+    listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:50051"
+    """HOST:PORT to serve gRPC on; port 0 takes a free one."""
+
+    max_running_jobs: Annotated[int, Field(ge=1, le=64)] = 1
+    """Jobs that run at a time."""
+
+    checked_at_once: Annotated[int, Field(ge=0)] = 64 * 2**20
+    """Bytes of local data files up to which every row is read before a job is accepted; later by its worker."""
+
+    min_eval_rows: Annotated[int, Field(ge=1)] = 8
+    """Evaluation rows below which their loss does not decide which checkpoint is the best: the last one is."""

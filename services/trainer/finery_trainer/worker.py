@@ -1,0 +1,31 @@
+"""`python -m finery_trainer.worker`: runs one attempt of a training job, in a process of its own."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from finery.trainer.v1.trainer_pb2 import TrainingSpec
+from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
+
+from finery_trainer.bootstrap import make_planner
+from finery_trainer.convert import given
+from finery_trainer.settings import TrainerSettings
+
+
+def train(context: WorkerContext, written: Callable[[Path], None] = lambda _directory: None) -> Outcome:
+    """Plan again what the service planned, now that it is this job's turn, and do it.
+
+    ``written`` is called with every checkpoint's directory, after its files were written and before they are checked.
+    """
+    settings = TrainerSettings.load()
+    planner = make_planner(settings)
+    plan = planner.plan(given(TrainingSpec.FromString(context.spec)))
+    data = planner.load_data(plan)
+    context.progress(0, 0, "loading")
+    from finery_trainer.recipes.lora_sft import LoraSft  # imports torch: what the plan refuses is refused before
+
+    return LoraSft(plan, data, settings.min_eval_rows, context, written).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(train))
