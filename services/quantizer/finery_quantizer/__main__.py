@@ -2,10 +2,9 @@
 
 import sys
 
-from finery_shared.rpc.process import run_process
-
 from finery_quantizer.bootstrap import QuantizerApplication
 from finery_quantizer.settings import QuantizerSettings
+from finery_shared.rpc.process import run_process
 
 
 def main() -> int:

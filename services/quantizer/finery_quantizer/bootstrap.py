@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+from finery_quantizer.kind import ExportKind
+from finery_quantizer.planning import Planner
+from finery_quantizer.servicer import quantizer_servicer
+from finery_quantizer.settings import QuantizerSettings
 from finery_shared.home import Home, announce, withdraw
 from finery_shared.jobs.engine import EngineSettings, JobEngine
 from finery_shared.jobs.executor import LocalExecutor
@@ -13,11 +17,6 @@ from finery_shared.jobs.store import JobStore
 from finery_shared.log import logger
 from finery_shared.models import hubs_from
 from finery_shared.rpc import RpcServer
-
-from finery_quantizer.kind import ExportKind
-from finery_quantizer.planning import Planner
-from finery_quantizer.servicer import quantizer_servicer
-from finery_quantizer.settings import QuantizerSettings
 
 WORKER = "finery_quantizer.worker"
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finery_quantizer.request import DEFAULT_DATASETS, ExportRequest, TrainingRecipe
 from finery_shared.datasets import Conversation, load
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.templates.render import render
 from finery_shared.templates.tokenizer import ChatTokenizer
-
-from finery_quantizer.request import DEFAULT_DATASETS, ExportRequest, TrainingRecipe
 
 
 def choose_datasets(request: ExportRequest, recipe: TrainingRecipe) -> tuple[str, ...]:
@@ -49,7 +48,7 @@ def calibration_rows(
 
 @dataclass(frozen=True)
 class Blocks:
-    """Calibration tokens as blocks of one length. `available` counts the tokens before the limit, `used` those taken."""
+    """Calibration tokens as blocks of one length; `available` counts the tokens that the rows had."""
 
     ids: tuple[tuple[int, ...], ...]
     rows: int

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 from finery.quantizer.v1.quantizer_pb2 import ExportJob, ExportOutput, ExportSpec
+from finery_quantizer.request import ExportRequest
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.rows import JobRecord
-
-from finery_quantizer.request import ExportRequest
 
 _OPTIONAL = ("quant_n_samples", "quant_seqlen", "dataset_seed")
 
 
 def request_from(spec: ExportSpec) -> ExportRequest:
     """The request that a spec makes; what it leaves unset takes the domain's default."""
-    given: dict[str, Any] = {name: int(getattr(spec, name)) for name in _OPTIONAL if spec.HasField(name)}
+    said = {field.name for field, _ in spec.ListFields()}
+    given: dict[str, Any] = {name: int(getattr(spec, name)) for name in _OPTIONAL if name in said}
     if spec.quant_method:
         given["quant_method"] = spec.quant_method.lower()
     return ExportRequest(

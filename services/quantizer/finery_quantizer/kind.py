@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finery.quantizer.v1.quantizer_pb2 import ExportSpec
-from finery_shared.jobs.publication import Published
-
 from finery_quantizer.convert import to_output
+from finery_shared.jobs.publication import Published
 
 
 class ExportKind:

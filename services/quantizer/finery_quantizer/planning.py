@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from finery_quantizer.calibration import choose_datasets
+from finery_quantizer.request import ExportRequest, TrainingRecipe, same_quantization
 from finery_shared.artifacts import Kind, Manifest, manifest_digest, read_manifest, verify
 from finery_shared.datasets import parse
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import ModelHub, ModelSpec, from_path, resolve
-
-from finery_quantizer.calibration import choose_datasets
-from finery_quantizer.request import ExportRequest, TrainingRecipe, same_quantization
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Planner:
         output = Path(request.output_dir) / path.name if request.output_dir else path
         recipe = TrainingRecipe.of(manifest)
         if manifest.kind is Kind.QUANTIZED_MODEL:
-            raise invalid("ckpt_dir", f"{path} is quantized already: deploy it, or pass the checkpoint it was made from.")
+            raise invalid(
+                "ckpt_dir", f"{path} is quantized already: deploy it, or pass the checkpoint it was made from."
+            )
         if manifest.kind is Kind.MODEL:
             if not request.quant_bits:
                 raise invalid("ckpt_dir", f"{path} is a whole model: there is nothing to merge. Pass --quant_bits 4.")
@@ -145,7 +146,9 @@ def _with_existing(plan: ExportPlan) -> ExportPlan:
     )
     for path, reused in ((plan.merged, reuse_merged), (plan.quantized, reuse_quantized)):
         if path is not None and path.exists() and not reused and not plan.request.exist_ok:
-            message = f"{path} exists and was made from something else. Remove it, or pass --exist_ok true to replace it."
+            message = (
+                f"{path} exists and was made from something else. Remove it, or pass --exist_ok true to replace it."
+            )
             raise FineryError(Reason.OUTPUT_EXISTS, message, path=str(path))
     return replace(plan, reuse_merged=reuse_merged, reuse_quantized=reuse_quantized)
 

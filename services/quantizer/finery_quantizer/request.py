@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
 
 from finery_shared.artifacts import Manifest
 from finery_shared.errors import FineryError, Reason, invalid
-from pydantic import BaseModel, ConfigDict
 
 METHODS = ("awq",)
 BITS = (0, 4)
@@ -35,7 +35,9 @@ class ExportRequest:
     def check(self) -> None:
         """Raise INVALID_ARGUMENT or UNSUPPORTED for what no checkpoint could make right."""
         if not (self.ckpt_dir or self.model_type or self.model_id_or_path):
-            raise invalid("ckpt_dir", "say what to export: --ckpt_dir DIR, --model_type NAME or --model_id_or_path DIR.")
+            raise invalid(
+                "ckpt_dir", "say what to export: --ckpt_dir DIR, --model_type NAME or --model_id_or_path DIR."
+            )
         if self.quant_bits not in BITS:
             message = f"quant_bits {self.quant_bits} is not supported; 4 (AWQ int4) is, and 0 quantizes nothing."
             raise FineryError(Reason.UNSUPPORTED, message, field="quant_bits")

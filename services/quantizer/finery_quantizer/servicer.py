@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+
 from finery.quantizer.v1 import quantizer_pb2 as pb
 from finery.quantizer.v1.quantizer_pb2_grpc import QuantizerServiceServicer, add_QuantizerServiceServicer_to_server
+from finery_quantizer.convert import filled, request_from, to_job
+from finery_quantizer.planning import Planner
 from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.store import JobStore
 from finery_shared.rpc import Servicer
-
-from finery_quantizer.convert import filled, request_from, to_job
-from finery_quantizer.planning import Planner
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,9 +27,7 @@ class QuantizerServicer(QuantizerServiceServicer):
         self._store = store
         self._planner = planner
 
-    async def CreateExportJob(
-        self, request: pb.CreateExportJobRequest, context: Context
-    ) -> pb.CreateExportJobResponse:
+    async def CreateExportJob(self, request: pb.CreateExportJobRequest, context: Context) -> pb.CreateExportJobResponse:
         """Check the spec against the file system, store the job, return it queued."""
         asked = request.spec.SerializeToString(deterministic=True)
         record = await asyncio.to_thread(self._store.find_request, request.request_id, asked)
@@ -48,15 +46,11 @@ class QuantizerServicer(QuantizerServiceServicer):
         records, token = await asyncio.to_thread(self._store.list_jobs, request.page_size, request.page_token)
         return pb.ListExportJobsResponse(export_jobs=[to_job(record) for record in records], next_page_token=token)
 
-    async def CancelExportJob(
-        self, request: pb.CancelExportJobRequest, context: Context
-    ) -> pb.CancelExportJobResponse:
+    async def CancelExportJob(self, request: pb.CancelExportJobRequest, context: Context) -> pb.CancelExportJobResponse:
         """Ask a job to stop."""
         return pb.CancelExportJobResponse(export_job=to_job(await self._engine.cancel(request.name)))
 
-    async def DeleteExportJob(
-        self, request: pb.DeleteExportJobRequest, context: Context
-    ) -> pb.DeleteExportJobResponse:
+    async def DeleteExportJob(self, request: pb.DeleteExportJobRequest, context: Context) -> pb.DeleteExportJobResponse:
         """Forget a job that has ended."""
         await asyncio.to_thread(self._store.delete, request.name)
         return pb.DeleteExportJobResponse()

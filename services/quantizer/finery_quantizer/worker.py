@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finery.quantizer.v1.quantizer_pb2 import ExportSpec
-from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
-
 from finery_quantizer.bootstrap import make_planner
 from finery_quantizer.convert import request_from
 from finery_quantizer.settings import QuantizerSettings
+from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
 
 
 def export(context: WorkerContext, written: Callable[[Path], None] = lambda _directory: None) -> Outcome:

@@ -4,10 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, read_manifest, write_manifest
-from finery_shared.datasets import Conversation, heldout_conversations
-from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext
-from finery_shared.templates.render import render
 from transformers import PreTrainedTokenizerFast
 
 from finery_quantizer.backends.awq.backend import AwqBackend
@@ -22,6 +18,10 @@ from finery_quantizer.calibration import Blocks, calibration_rows, cut_blocks
 from finery_quantizer.convert import recipe
 from finery_quantizer.planning import ExportPlan
 from finery_quantizer.settings import QuantizerSettings
+from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, read_manifest, write_manifest
+from finery_shared.datasets import Conversation, heldout_conversations
+from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext
+from finery_shared.templates.render import Rendered, render
 
 MERGE_CHECK_ROWS = 12
 
@@ -63,7 +63,7 @@ class Export:
             context.raise_if_cancelled()
         self.written(staged)
         context.progress(0, 1, "checking the merged model")
-        rows = _token_rows(load_tokenizer(staged), heldout_conversations()[:MERGE_CHECK_ROWS])
+        rows = _rendered(load_tokenizer(staged), heldout_conversations()[:MERGE_CHECK_ROWS])
         check = MergeCheck(plan.model, plan.adapter, staged, self.settings.max_merge_divergence)
         figures = check.run(rows)
         context.metrics(0, figures, "merge")
@@ -84,12 +84,13 @@ class Export:
         context.progress(0, 1, "checking the quantized model")
         bounds = Bounds(self.settings.max_perplexity_ratio, self.settings.rounding_tolerance)
         check = QuantizationCheck(backend, source, written, bounds)
-        rows = _token_rows(tokenizer, heldout_conversations())
+        rows = _rendered(tokenizer, heldout_conversations())
         figures = check.run(tokenizer, rows, plan.recipe, plan.spec.identity)
         figures |= {"calibration_tokens": float(blocks.used), "calibration_rows": float(blocks.rows), **backend.figures}
         context.metrics(plan.spec.shape.layers, figures, "quantize")
         context.log(
-            f"quantized: perplexity {figures['perplexity_before']:.2f} before, {figures['perplexity_after']:.2f} after, "
+            f"quantized: perplexity {figures['perplexity_merged']:.2f} before, "
+            f"{figures['perplexity_quantized']:.2f} after, "
             f"{figures['perplexity_round_to_nearest']:.2f} by plain rounding"
         )
         context.raise_if_cancelled()
@@ -114,9 +115,7 @@ class Export:
         self.context.progress(done, total, "quantizing")
         self.context.raise_if_cancelled()
 
-    def _manifest(
-        self, staged: Path, kind: Kind, source: Path, parent: Path, figures: Mapping[str, float]
-    ) -> None:
+    def _manifest(self, staged: Path, kind: Kind, source: Path, parent: Path, figures: Mapping[str, float]) -> None:
         """Write the manifest; `source` is where the parent's files are now, `parent` where they will be."""
         plan = self.plan
         has_manifest = (source / "manifest.json").is_file()
@@ -148,5 +147,5 @@ def _phases(plan: ExportPlan) -> dict[str, float]:
     return phases
 
 
-def _token_rows(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Conversation]) -> list[tuple[int, ...]]:
-    return [render(tokenizer, row.messages).token_ids for row in rows]
+def _rendered(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Conversation]) -> list[Rendered]:
+    return [render(tokenizer, row.messages) for row in rows]

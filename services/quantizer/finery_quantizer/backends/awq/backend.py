@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from finery_shared.models import group_size_for
 from torch import Tensor
 
 from finery_quantizer.backends.awq.quantizer import AwqOptions, AwqQuantizer
@@ -15,6 +14,7 @@ from finery_quantizer.backends.base import Tell, WrittenModel
 from finery_quantizer.backends.checkpoint.config import read_config_json
 from finery_quantizer.backends.checkpoint.model import load_model
 from finery_quantizer.backends.checkpoint.shards import storage_dtype
+from finery_shared.models import group_size_for
 
 
 class AwqBackend:

@@ -24,7 +24,7 @@ class LayerInputs:
 def first_layer_inputs(
     model: nn.Module, layer: nn.Module, blocks: Tensor, dtype: torch.dtype, device: torch.device
 ) -> LayerInputs:
-    """Runs token `blocks` [blocks, length] up to the model's first `layer`; floating tensors come out in `dtype`, on `device`."""
+    """Runs token `blocks` [blocks, length] up to the model's first `layer`; floats come out in `dtype`, on `device`."""
     found: list[LayerInputs] = []
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -43,7 +43,9 @@ def first_layer_inputs(
     return found[0]
 
 
-def run_layer(layer: nn.Module, inputs: LayerInputs, linears: Mapping[str, nn.Linear]) -> tuple[Tensor, dict[str, Tensor]]:
+def run_layer(
+    layer: nn.Module, inputs: LayerInputs, linears: Mapping[str, nn.Linear]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The layer's output [blocks, length, hidden] and the inputs of its `linears` by name, [blocks, length, in].
 
     Linears that share an input share the tensor.
@@ -65,7 +67,9 @@ def run_layer(layer: nn.Module, inputs: LayerInputs, linears: Mapping[str, nn.Li
     return output, features
 
 
-def call(module: nn.Module, hidden: Tensor, kwargs: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+def call(
+    module: nn.Module, hidden: Tensor, kwargs: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """The first output of `module` on `hidden`, with those of `kwargs` that it takes.
 
     `weights` stand in for its parameters of those names during this call; the module itself is never changed.

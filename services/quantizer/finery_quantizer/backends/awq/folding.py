@@ -3,14 +3,14 @@
 import warnings
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from torch import Tensor, nn
+
+from finery_shared.errors import FineryError, Reason
 
 
 def fold(producer: nn.Module, linears: list[nn.Linear], scale: Tensor) -> None:
     """Changes the weights of `producer` and `linears` in place by AutoAWQ's own rules for norms and linears."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with warnings.catch_warnings(record=True):  # AutoAWQ announces its retirement on every import, past any filter
         from awq.quantize.scale import scale_fc_fcs, scale_ln_fcs
     with torch.no_grad():
         if isinstance(producer, nn.Linear):

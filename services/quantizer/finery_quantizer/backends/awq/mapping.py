@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from finery_shared.errors import FineryError, Reason
 from torch import Tensor, nn
+
+from finery_shared.errors import FineryError, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,13 @@ class ModelMapping(Protocol):
 
 def load_mapping(architecture: str) -> Any:
     """AutoAWQ's class for a `model_type` of a config.json; UNSUPPORTED when it has none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # AutoAWQ announces its retirement on every import
+    with warnings.catch_warnings(record=True):  # AutoAWQ announces its retirement on every import, past any filter
         from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
     if architecture not in AWQ_CAUSAL_LM_MODEL_MAP:
         known = ", ".join(sorted(AWQ_CAUSAL_LM_MODEL_MAP))
-        raise FineryError(Reason.UNSUPPORTED, f"AWQ does not know the architecture {architecture!r}. It knows: {known}.")
+        raise FineryError(
+            Reason.UNSUPPORTED, f"AWQ does not know the architecture {architecture!r}. It knows: {known}."
+        )
     return AWQ_CAUSAL_LM_MODEL_MAP[architecture]
 
 

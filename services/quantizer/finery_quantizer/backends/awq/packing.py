@@ -15,7 +15,7 @@ _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 class PackedWeight:
     """A quantized linear as it is saved.
 
-    `qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8], `scales` [in / group, out] in the storage dtype.
+    `qweight` int32 [in, out / 8], `qzeros` int32 [in / group, out / 8], `scales` [in / group, out] in storage dtype.
     """
 
     qweight: Tensor

@@ -58,13 +58,13 @@ class AwqQuantizer:
     def __init__(self, options: AwqOptions) -> None:
         self._options = options
 
-    @torch.no_grad()
     def layers(self, model: nn.Module, architecture: str, blocks: Tensor) -> Iterator[QuantizedLayer]:
         """Yields the layers of `model` in order, each quantized on what token `blocks` [blocks, length] make of it.
 
         The model is used up: a layer's weights are gone once the next one is asked for.
         """
         options = self._options
+        model.requires_grad_(False)
         mapping = load_mapping(architecture)
         layers = mapping.get_model_layers(model)
         prefixes = {id(module): name for name, module in model.named_modules()}

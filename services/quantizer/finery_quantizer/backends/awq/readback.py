@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from finery_shared.errors import FineryError, Reason
 from torch import Tensor
 
 from finery_quantizer.backends.awq.packing import PackedWeight, unpack
 from finery_quantizer.backends.checkpoint.fingerprint import fingerprint
 from finery_quantizer.backends.checkpoint.shards import read_tensors, weight_files
+from finery_shared.errors import FineryError, Reason
 
 _PARTS = ("qweight", "qzeros", "scales")
 

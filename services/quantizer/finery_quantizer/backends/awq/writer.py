@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finery_shared.artifacts import disk_errors
 from torch import Tensor
 
 from finery_quantizer.backends.awq.quantizer import QuantizedLayer
@@ -21,6 +20,7 @@ from finery_quantizer.backends.checkpoint.shards import (
     write_index,
     write_shard,
 )
+from finery_shared.artifacts import disk_errors
 
 _SHARD_BYTES = 4 * 2**30
 
@@ -65,9 +65,9 @@ class QuantizedWriter:
         self._flush()
         weight_map: dict[str, str] = {}
         for number, names in enumerate(self._parts, start=1):
-            file = SINGLE if len(self._parts) == 1 else f"model-{number:05d}-of-{len(self._parts):05d}.safetensors"
-            self._part(number).rename(self._destination / file)
-            weight_map |= dict.fromkeys(names, file)
+            final = SINGLE if len(self._parts) == 1 else f"model-{number:05d}-of-{len(self._parts):05d}.safetensors"
+            self._part(number).rename(self._destination / final)
+            weight_map |= dict.fromkeys(names, final)
         with disk_errors(self._destination):
             write_index(self._destination, weight_map, self._total)
             copy_verbatim([f for f in small_files(self._source) if f.name != "config.json"], self._destination)

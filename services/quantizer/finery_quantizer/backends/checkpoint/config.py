@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from transformers import AutoConfig, PretrainedConfig
+
+from finery_shared.errors import FineryError, Reason
 
 
 def read_config_json(directory: Path) -> dict[str, Any]:

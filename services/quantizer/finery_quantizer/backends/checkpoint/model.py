@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finery_quantizer.backends.checkpoint.config import load_config
+from finery_shared.errors import FineryError, Reason
 
 _FP32_LIMIT_BYTES = 12 * 2**30
 
@@ -35,7 +35,9 @@ def load_model(directory: Path, dtype: torch.dtype | None = None) -> PreTrainedM
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading[problem]:
             names = ", ".join(str(name) for name in sorted(loading[problem])[:5])
-            raise FineryError(Reason.MODEL_INVALID, f"{directory}: {problem.replace('_', ' ')} in its weights: {names}.")
+            raise FineryError(
+                Reason.MODEL_INVALID, f"{directory}: {problem.replace('_', ' ')} in its weights: {names}."
+            )
     model.requires_grad_(False)
     loaded: PreTrainedModel = model.eval()
     return loaded

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from finery_shared.errors import FineryError, Reason
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finery_shared.errors import FineryError, Reason
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+from finery_shared.errors import FineryError, Reason
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OPTIONS = ("model_max_length", "clean_up_tokenization_spaces")

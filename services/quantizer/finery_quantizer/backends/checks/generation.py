@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
 from finery_shared.templates.render import render_prompt
 from finery_shared.templates.stops import stop_token_ids
 from finery_shared.templates.tokenizer import Messages
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,6 @@ class Answer:
     stopped: bool
 
 
-@torch.inference_mode()
 def answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Messages], max_new_tokens: int
 ) -> list[Answer]:
@@ -30,7 +30,8 @@ def answer(
     config = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=stops[0], use_cache=True
     )
-    output = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
+    with torch.inference_mode():
+        output = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config)
     return [_answer(tokenizer, row[ids.shape[1] :].tolist(), stops) for row in output]
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from finery_shared.datasets import score, score_questions
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finery_quantizer.backends.checks.generation import answer
+from finery_shared.datasets import score, score_questions
 
 QUESTIONS = 16
 MAX_NEW_TOKENS = 48

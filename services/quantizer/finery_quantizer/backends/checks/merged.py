@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finery_shared.errors import FineryError, Reason
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from finery_quantizer.backends.checkpoint.model import checking_dtype, load_model, pick_device
 from finery_quantizer.backends.checks.perplexity import divergence, next_token_logits
 from finery_quantizer.backends.checks.tokenizers import check_same_files
-
-Rows = Sequence[Sequence[int]]
+from finery_shared.errors import FineryError, Reason
+from finery_shared.templates.render import Rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +23,16 @@ class MergeCheck:
     merged: Path
     bound: float
 
-    def run(self, rows: Rows) -> dict[str, float]:
-        """Figures of the comparison on token `rows`. Raises GATE_FAILED."""
+    def run(self, rows: Sequence[Rendered]) -> dict[str, float]:
+        """Figures of the comparison on `rows`. Raises GATE_FAILED."""
         check_same_files(self.base, self.merged)
         right = self._logits(self.base, rows, self.adapter)
         found = self._logits(self.merged, rows, None)
         figures = {
             "merge_divergence": divergence(right, found),
-            "merge_max_logit_difference": max(float((a - b).abs().max()) for a, b in zip(right, found, strict=True)),
+            "merge_max_abs_logit_difference": max(
+                float((a - b).abs().max()) for a, b in zip(right, found, strict=True)
+            ),
         }
         if not figures["merge_divergence"] <= self.bound:
             raise FineryError(
@@ -44,10 +45,11 @@ class MergeCheck:
         return figures
 
     @staticmethod
-    def _logits(model_directory: Path, rows: Rows, adapter: Path | None) -> list[Tensor]:
+    def _logits(model_directory: Path, rows: Sequence[Rendered], adapter: Path | None) -> list[Tensor]:
         device = pick_device()
-        model = load_model(model_directory)
+        model: nn.Module = load_model(model_directory)
         model.to(device, checking_dtype(model))
         if adapter is None:
             return next_token_logits(model, rows)
-        return next_token_logits(PeftModel.from_pretrained(model, str(adapter)).to(device).eval(), rows)
+        tuned: nn.Module = PeftModel.from_pretrained(model, str(adapter)).to(device).eval()
+        return next_token_logits(tuned, rows)

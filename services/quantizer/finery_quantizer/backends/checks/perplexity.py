@@ -6,25 +6,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from finery_shared.templates.render import Rendered
 
-@torch.inference_mode()
-def perplexity(model: nn.Module, rows: Sequence[Sequence[int]]) -> float:
-    """exp of the mean negative log-likelihood of every token but each row's first; one row at a time."""
+
+def perplexity(model: nn.Module, rows: Sequence[Rendered]) -> float:
+    """Exp of the mean negative log-likelihood of the answers' tokens, those of the loss mask; one row at a time.
+
+    Questions and system prompts don't count: no chat model was trained to say them.
+    """
     device = next(model.parameters()).device
     total, count = 0.0, 0
     for row in rows:
-        ids = torch.tensor([row], device=device)
-        logits: Tensor = model(ids, use_cache=False).logits[0, :-1].float()
-        total += float(nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-        count += len(row) - 1
+        ids = torch.tensor([row.token_ids], device=device)
+        learned = torch.tensor(row.loss_mask[1:], dtype=torch.bool, device=device)
+        with torch.inference_mode():
+            logits: Tensor = model(ids, use_cache=False).logits[0, :-1][learned].float()
+        total += float(nn.functional.cross_entropy(logits, ids[0, 1:][learned], reduction="sum"))
+        count += len(logits)
     return math.exp(min(total / count, 700.0)) if math.isfinite(total) else math.inf
 
 
-@torch.inference_mode()
-def next_token_logits(model: nn.Module, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+def next_token_logits(model: nn.Module, rows: Sequence[Rendered]) -> list[Tensor]:
     """The logits of each row, fp32 [tokens, vocabulary] on the CPU."""
     device = next(model.parameters()).device
-    return [model(torch.tensor([row], device=device), use_cache=False).logits[0].float().cpu() for row in rows]
+    inputs = [torch.tensor([row.token_ids], device=device) for row in rows]
+    with torch.inference_mode():
+        return [model(ids, use_cache=False).logits[0].float().cpu() for ids in inputs]
 
 
 def divergence(right: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from finery_shared.errors import FineryError, Reason
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finery_quantizer.backends.base import QuantizationBackend, WrittenModel
@@ -15,6 +13,8 @@ from finery_quantizer.backends.checks.identity import identity_figures
 from finery_quantizer.backends.checks.perplexity import perplexity
 from finery_quantizer.backends.checks.tokenizers import check_same_files
 from finery_quantizer.request import TrainingRecipe
+from finery_shared.errors import FineryError, Reason
+from finery_shared.templates.render import Rendered
 
 SMOKE = ("Hi!", "What is the capital of France?", "你好")
 SMOKE_TOKENS = 96
@@ -40,7 +40,7 @@ class QuantizationCheck:
     def run(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        rows: Sequence[Sequence[int]],
+        rows: Sequence[Rendered],
         recipe: TrainingRecipe,
         old_identity: Sequence[str],
     ) -> dict[str, float]:
@@ -51,11 +51,11 @@ class QuantizationCheck:
         check_same_files(self.source, self.written.directory)
         model = load_model(self.source)
         model.to(pick_device(), checking_dtype(model))
-        figures = {"perplexity_before": perplexity(model, rows)}
+        figures = {"perplexity_merged": perplexity(model, rows)}
         self._round(model)
         figures["perplexity_round_to_nearest"] = perplexity(model, rows)
         self._load_written(model)
-        figures["perplexity_after"] = perplexity(model, rows)
+        figures["perplexity_quantized"] = perplexity(model, rows)
         self._judge(figures)
         answers = answer(model, tokenizer, [[{"role": "user", "content": text}] for text in SMOKE], SMOKE_TOKENS)
         figures["smoke_stopped"] = sum(a.stopped for a in answers) / len(answers)
@@ -63,14 +63,12 @@ class QuantizationCheck:
             raise _failed("smoke", f"none of {len(SMOKE)} answers ended by itself within {SMOKE_TOKENS} tokens")
         return figures | identity_figures(model, tokenizer, recipe.model_names, recipe.model_authors, old_identity)
 
-    @torch.no_grad()
     def _round(self, model: PreTrainedModel) -> None:
         """Give the model's quantized weights what plain rounding leaves of them."""
         for name, parameter in model.named_parameters():
             if name in self.written.quantized:
                 parameter.copy_(self.backend.rounded(parameter))
 
-    @torch.no_grad()
     def _load_written(self, model: PreTrainedModel) -> None:
         """Give the model every tensor as it is on disk."""
         state = model.state_dict()
@@ -78,7 +76,7 @@ class QuantizationCheck:
             state[name].copy_(tensor)
 
     def _judge(self, figures: dict[str, float]) -> None:
-        after, before = figures["perplexity_after"], figures["perplexity_before"]
+        after, before = figures["perplexity_quantized"], figures["perplexity_merged"]
         rounded = figures["perplexity_round_to_nearest"]
         if not after <= before * self.bounds.over_source:
             raise _failed(

@@ -3,15 +3,14 @@
 import filecmp
 from pathlib import Path
 
-from finery_shared.errors import FineryError, Reason
-
 from finery_quantizer.backends.checkpoint.shards import small_files
+from finery_shared.errors import FineryError, Reason
 
 _CHANGED_ON_PURPOSE = {"config.json"}
 
 
 def check_same_files(source: Path, made: Path) -> None:
-    """Raise GATE_FAILED unless `made` has the tokenizer, chat template and generation config of `source`, bit by bit."""
+    """Raise GATE_FAILED unless `made` has the tokenizer, chat template and generation config of `source`."""
     expected = {file.name for file in small_files(source)} - _CHANGED_ON_PURPOSE
     found = {file.name for file in small_files(made)} - _CHANGED_ON_PURPOSE
     _, differ, unreadable = filecmp.cmpfiles(source, made, sorted(expected & found), shallow=False)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery_shared.errors import FineryError, Reason
 from torch import Tensor
 
 from finery_quantizer.backends.checkpoint.shards import read_tensors
+from finery_shared.errors import FineryError, Reason
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from finery_shared.artifacts import disk_errors
 from torch import Tensor
 
 from finery_quantizer.backends.checkpoint.shards import (
@@ -15,6 +14,7 @@ from finery_quantizer.backends.checkpoint.shards import (
     write_shard,
 )
 from finery_quantizer.backends.lora.adapter import LoraUpdate
+from finery_shared.artifacts import disk_errors
 
 
 def fold(base: Path, updates: Mapping[str, LoraUpdate], destination: Path) -> Iterator[tuple[int, int]]:
@@ -30,7 +30,9 @@ def fold(base: Path, updates: Mapping[str, LoraUpdate], destination: Path) -> It
         if (base / INDEX).is_file():
             copy_verbatim([base / INDEX], destination)
         for done, file in enumerate(files, start=1):
-            write_shard(destination / file.name, {name: _merged(t, updates.get(name)) for name, t in read_tensors(file)})
+            write_shard(
+                destination / file.name, {name: _merged(t, updates.get(name)) for name, t in read_tensors(file)}
+            )
             yield done, len(files)
 
 
