@@ -9,15 +9,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finery_quantizer.backends.base import QuantizationBackend, WrittenModel
 from finery_quantizer.backends.checkpoint.model import checking_dtype, load_model, pick_device
 from finery_quantizer.backends.checks.generation import answer
-from finery_quantizer.backends.checks.identity import identity_figures
+from finery_quantizer.backends.checks.identity import identity_figures, identity_questions
 from finery_quantizer.backends.checks.perplexity import perplexity
 from finery_quantizer.backends.checks.tokenizers import check_same_files
 from finery_quantizer.request import TrainingRecipe
 from finery_shared.errors import FineryError, Reason
 from finery_shared.templates.render import Rendered
+from finery_shared.templates.tokenizer import Messages
 
-SMOKE = ("Hi!", "What is the capital of France?", "你好")
-SMOKE_TOKENS = 96
+SMALL_TALK = ("Hi!", "What is the capital of France?", "你好")
+MAX_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,25 @@ class QuantizationCheck:
         self._load_written(model)
         figures["perplexity_quantized"] = perplexity(model, rows)
         self._judge(figures)
-        answers = answer(model, tokenizer, [[{"role": "user", "content": text}] for text in SMOKE], SMOKE_TOKENS)
-        figures["smoke_stopped"] = sum(a.stopped for a in answers) / len(answers)
-        if not figures["smoke_stopped"]:
-            raise _failed("smoke", f"none of {len(SMOKE)} answers ended by itself within {SMOKE_TOKENS} tokens")
-        return figures | identity_figures(model, tokenizer, recipe.model_names, recipe.model_authors, old_identity)
+        return figures | self._talk(model, tokenizer, recipe, old_identity)
+
+    def _talk(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        recipe: TrainingRecipe,
+        old_identity: Sequence[str],
+    ) -> dict[str, float]:
+        """Ask small talk, whose answers must end by themselves, and who the model is."""
+        questions = identity_questions(recipe.model_names, recipe.model_authors)
+        small_talk: list[Messages] = [[{"role": "user", "content": text}] for text in SMALL_TALK]
+        answers = answer(model, tokenizer, [*small_talk, *(q.messages for q in questions)], MAX_NEW_TOKENS)
+        ended = sum(a.stopped for a in answers[: len(SMALL_TALK)]) / len(SMALL_TALK)
+        if not ended:
+            problem = f"none of {len(SMALL_TALK)} answers to small talk ended by itself within {MAX_NEW_TOKENS} tokens"
+            raise _failed("smoke", problem)
+        scored = identity_figures(questions, [a.text for a in answers[len(SMALL_TALK) :]], old_identity)
+        return {"smoke_stopped": ended, **scored}
 
     def _round(self, model: PreTrainedModel) -> None:
         """Give the model's quantized weights what plain rounding leaves of them."""

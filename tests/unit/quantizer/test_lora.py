@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+from finery_quantizer.backends.checkpoint.shards import INDEX, read_tensors, tensor_shapes, weight_files
+from finery_quantizer.backends.lora.adapter import check_fits, read_adapter
+from finery_quantizer.backends.lora.fold import fold
+from finery_shared.errors import FineryError, Reason
+from tests.unit.quantizer.models import write_adapter, write_model
+
+
+def tensors(directory: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in weight_files(directory) for name, tensor in read_tensors(file)}
+
+
+def merge(base: Path, adapter: Path, destination: Path) -> dict[str, torch.Tensor]:
+    updates = read_adapter(adapter)
+    check_fits(updates, tensor_shapes(base), base)
+    assert list(fold(base, updates, destination))[-1][0] == len(weight_files(base))
+    return tensors(destination)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True, "r": 8},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.down_proj": 32}},
+        {"target_modules": ["q_proj", "v_proj"]},
+    ],
+)
+def test_merged_weights_are_pefts_within_one_rounding(
+    tmp_path: Path, dtype: torch.dtype, options: dict[str, object]
+) -> None:
+    base = write_model(tmp_path / "base", dtype=dtype)
+    adapter = write_adapter(tmp_path / "adapter", base, **options)
+    ours = merge(base, adapter, tmp_path / "merged")
+    exact = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base, torch_dtype=torch.float32), adapter)
+    theirs = exact.merge_and_unload().state_dict()
+    changed = 0
+    for name, tensor in tensors(base).items():
+        assert ours[name].dtype == dtype
+        rounding = torch.finfo(dtype).eps * theirs[name].abs() + 1e-7
+        assert ((ours[name].float() - theirs[name]).abs() <= rounding).all(), name
+        changed += not torch.equal(ours[name], tensor)
+    assert changed == len(read_adapter(adapter))
+
+
+def test_shards_index_and_small_files_stay_those_of_the_base(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", shard="40KB")
+    assert len(weight_files(base)) > 2
+    merged = tmp_path / "merged"
+    merge(base, write_adapter(tmp_path / "adapter", base), merged)
+    assert {file.name for file in merged.iterdir()} == {file.name for file in base.iterdir()}
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", INDEX):
+        assert (merged / name).read_bytes() == (base / name).read_bytes()
+    assert "lm_head.weight" not in tensors(merged)  # tied to the embeddings, and still so
+
+
+def test_an_adapter_of_another_base_is_refused_with_names_and_shapes(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    updates = read_adapter(write_adapter(tmp_path / "adapter", base))
+    shapes = tensor_shapes(base)
+    shapes["model.layers.0.mlp.up_proj.weight"] = (256, 64)
+    del shapes["model.layers.1.self_attn.q_proj.weight"]
+    with pytest.raises(FineryError) as caught:
+        check_fits(updates, shapes, base)
+    assert caught.value.reason is Reason.MODEL_INVALID
+    assert "model.layers.0.mlp.up_proj.weight: the adapter's is [128, 64], the model's [256, 64]" in str(caught.value)
+    assert "model.layers.1.self_attn.q_proj.weight: the adapter's is [64, 64], the model's missing" in str(caught.value)
+
+
+def test_a_zeroed_adapter_fails_the_gate(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "adapter", base)
+    file = adapter / "adapter_model.safetensors"
+    save_file({k: torch.zeros_like(v) if "lora_B" in k else v for k, v in load_file(file).items()}, file)
+    with pytest.raises(FineryError, match="all zeros") as caught:
+        read_adapter(adapter)
+    assert caught.value.reason is Reason.GATE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+    ],
+)
+def test_what_plain_lora_does_not_have_is_unsupported_by_name(
+    tmp_path: Path, change: dict[str, object], named: str
+) -> None:
+    adapter = write_adapter(tmp_path / "adapter", write_model(tmp_path / "base"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | change))
+    with pytest.raises(FineryError, match=named) as caught:
+        read_adapter(adapter)
+    assert caught.value.reason is Reason.UNSUPPORTED
+
+
+def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", write_model(tmp_path / "base"))
+    file = adapter / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "q_proj.lora_B" not in k}, file)
+    with pytest.raises(FineryError, match="lacks A or B for model.layers.0.self_attn.q_proj"):
+        read_adapter(adapter)
