@@ -42,7 +42,7 @@ class Listener(Protocol):
 
 
 class Follower:
-    """Watches one job at a time. ``death`` says why a private service is known to have ended."""
+    """Watches one job. ``death`` says why a private service is known to have ended."""
 
     def __init__(
         self,
@@ -53,19 +53,21 @@ class Follower:
         self._listener = listener
         self._death = death
         self._patience = patience or Patience()
+        self._token = ""
 
     def follow(self, jobs: Jobs[Any, J], name: str) -> J:
         """Hand every event to the listener, once and in order, until the job has ended; returns it as it ended.
 
+        Called again after an interruption, it goes on after the last event.
+
         Raises SERVICE_UNAVAILABLE when the service stays away, and what it answers (JOB_NOT_FOUND, for instance).
         """
-        token = ""
         contact = _Contact(self._listener, self._patience)
         while True:
             try:
-                for event in jobs.watch(name, token, self._patience.watch):
+                for event in jobs.watch(name, self._token, self._patience.watch):
                     contact.heard()
-                    token = event.resume_token or token
+                    self._token = event.resume_token or self._token
                     if event.WhichOneof("payload") != "heartbeat":
                         self._listener.event(event)
                 job = jobs.get(name)
@@ -73,8 +75,8 @@ class Follower:
                     return job
                 contact.pause()
             except FineryError as error:
-                if error.reason is Reason.RESUME_TOKEN_EXPIRED and token:
-                    token = ""
+                if error.reason is Reason.RESUME_TOKEN_EXPIRED and self._token:
+                    self._token = ""
                 elif error.reason in _LOST:
                     contact.missed(self._death() or error, final=self._death() is not None)
                 else:

@@ -26,17 +26,13 @@ def run(jobs: Jobs[Spec, J], spec: Spec, listener: Listener, endpoint: Endpoint)
     Raises its own error. What interrupts this process cancels the job if the service is private, else leaves it.
     """
     job = create(jobs, spec)
+    follower = Follower(listener, endpoint.death)
     try:
-        return follow(jobs, job.name, listener, endpoint)
+        return succeeded(follower.follow(jobs, job.name))
     except KeyboardInterrupt:
         if endpoint.private:
-            cancel_and_wait(jobs, job.name, listener, endpoint)
+            cancel_and_wait(jobs, job.name, follower)
         raise
-
-
-def follow(jobs: Jobs[Any, J], name: str, listener: Listener, endpoint: Endpoint) -> J:
-    """Follow a job to its end; returns it if it succeeded. Raises its own error, or CANCELLED."""
-    return succeeded(Follower(listener, endpoint.death).follow(jobs, name))
 
 
 def succeeded(job: J) -> J:
@@ -52,7 +48,7 @@ def succeeded(job: J) -> J:
     raise FineryError(known, f"{job.name} failed: {message}", **{**status.error.metadata, "job": job.name})
 
 
-def cancel_and_wait(jobs: Jobs[Any, J], name: str, listener: Listener, endpoint: Endpoint) -> J:
+def cancel_and_wait(jobs: Jobs[Any, J], name: str, follower: Follower) -> J:
     """Cancel a job and follow it to its end; returns it as it ended."""
     job = jobs.cancel(name)
-    return job if ended(job) else Follower(listener, endpoint.death).follow(jobs, name)
+    return job if ended(job) else follower.follow(jobs, name)

@@ -9,9 +9,10 @@ from finery_client.cli.screen import Screen
 from finery_client.cli.signals import Stopped
 from finery_client.cli.view import JobView
 from finery_client.endpoints import Endpoint
+from finery_client.follow import Follower
 from finery_client.jobs import Job, Jobs
 from finery_client.results import TrainingResult
-from finery_client.run import cancel_and_wait, create, follow
+from finery_client.run import cancel_and_wait, create, succeeded
 
 Spec = TypeVar("Spec")
 J = TypeVar("J", bound=Job)
@@ -24,24 +25,24 @@ def run_job(jobs: Jobs[Spec, J], spec: Spec, endpoint: Endpoint, screen: Screen)
 
 def watch_job(jobs: Jobs[Any, J], name: str, endpoint: Endpoint, screen: Screen) -> J:
     """Follow a job; Ctrl-C detaches from a running service, and cancels with a private one."""
-    try:
-        if not endpoint.private:
-            screen.say(f"{name} is at {endpoint.target.removeprefix('The ')}; Ctrl-C leaves it running.")
-        with JobView(screen, name) as view:
-            return follow(jobs, name, view, endpoint)
-    except KeyboardInterrupt:
-        if not endpoint.private:
-            screen.say(f"{name} goes on. Watch it: finery jobs watch {name} - stop it: finery jobs cancel {name}")
+    with JobView(screen, name) as view:
+        follower = Follower(view, endpoint.death)
+        try:
+            if not endpoint.private:
+                screen.say(f"{name} is at {endpoint.target.removeprefix('The ')}; Ctrl-C leaves it running.")
+            return succeeded(follower.follow(jobs, name))
+        except KeyboardInterrupt:
+            if endpoint.private:
+                _cancel(jobs, name, follower, screen)
+            else:
+                screen.say(f"{name} goes on. Watch it: finery jobs watch {name} - stop it: finery jobs cancel {name}")
             raise Stopped from None
-    _cancel(jobs, name, endpoint, screen)
-    raise Stopped
 
 
-def _cancel(jobs: Jobs[Any, Job], name: str, endpoint: Endpoint, screen: Screen) -> None:
+def _cancel(jobs: Jobs[Any, Job], name: str, follower: Follower, screen: Screen) -> None:
     screen.say(f"Cancelling {name}, since its service ends with this command (Ctrl-C again: at once).")
     try:
-        with JobView(screen, name) as view:
-            job = cancel_and_wait(jobs, name, view, endpoint)
+        job = cancel_and_wait(jobs, name, follower)
     except KeyboardInterrupt:
         screen.say("Stopping at once.")
         return

@@ -15,12 +15,13 @@ from finery_client.calls import Calls
 from finery_client.cli.commands import CancelJob, JobsCommand, ListJobs, ShowJob, WatchJob
 from finery_client.cli.job import watch_job
 from finery_client.cli.screen import Screen
-from finery_client.cli.view import JobView
 from finery_client.connect import Connection
 from finery_client.endpoints import Endpoint
+from finery_client.follow import Follower
 from finery_client.jobs import COLLECTIONS, ExportJobs, TrainingJobs, jobs_of, service_of
 from finery_client.results import ExportResult, TrainingResult
 from finery_client.run import cancel_and_wait
+from finery_client.sdk import Quiet
 from finery_shared.jobs.states import state_name
 
 AnyJob = TrainingJob | ExportJob
@@ -84,12 +85,13 @@ def _watch(jobs: TrainingJobs | ExportJobs, name: str, endpoint: Endpoint, scree
 
 def _cancel(name: str, services: Connection, screen: Screen) -> None:
     def stop(jobs: TrainingJobs | ExportJobs, endpoint: Endpoint) -> AnyJob:
-        with JobView(screen, name) as view:
-            if isinstance(jobs, TrainingJobs):
-                return cancel_and_wait(jobs, name, view, endpoint)
-            return cancel_and_wait(jobs, name, view, endpoint)
+        follower = Follower(Quiet(None), endpoint.death)
+        if isinstance(jobs, TrainingJobs):
+            return cancel_and_wait(jobs, name, follower)
+        return cancel_and_wait(jobs, name, follower)
 
-    job = _with_jobs(name, services, stop)
+    with screen.remarks.status(f"cancelling {name}"):
+        job = _with_jobs(name, services, stop)
     screen.result(f"{name}: {state_name(job.status.state)}")
 
 

@@ -39,6 +39,13 @@ class Screen:
         """A remark that asks for attention."""
         self.remarks.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
+    def heading(self, text: str) -> None:
+        """The beginning of a stage."""
+        if self.interactive:
+            self.remarks.rule(f"[bold]{escape(text)}", align="left")
+        else:
+            self.say(f"== {text}")
+
     def error(self, error: FineryError) -> None:
         """What went wrong and what to do, in one line."""
         text = " ".join(error.message.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_EVERY_SECONDS = 1.0
+_EVERY_SECONDS = 2.0
 
 
 class MemoryMeter:

@@ -37,7 +37,7 @@ class Stages:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """Run a stage; what is done inside is timed."""
-        self._screen.remarks.rule(f"[bold]{escape(name)}", align="left")
+        self._screen.heading(name)
         stage = Stage(name)
         self._stages.append(stage)
         begun = time.monotonic()

@@ -154,7 +154,8 @@ def test_cancelling_waits_for_the_end():
     with Calls(endpoint) as calls:
         jobs = TrainingJobs(calls)
         name = create(jobs, TrainingSpec()).name
-        job = cancel_and_wait(jobs, name, Recorder(), endpoint)
+        recorder = Recorder()
+        job = cancel_and_wait(jobs, name, Follower(recorder, endpoint.death))
     server.stop(0)
     assert job.status.state == CANCELLED
     assert TrainingResult.of(job).last_model_checkpoint.startswith("/out/checkpoint-")
@@ -166,3 +167,24 @@ def test_what_the_service_refuses_is_told_as_it_is():
         Follower(Recorder(), lambda: None, QUICK).follow(TrainingJobs(calls), "trainingJobs/none")
     server.stop(0)
     assert refused.value.reason is Reason.JOB_NOT_FOUND
+
+
+def test_an_interrupted_follower_goes_on_after_the_last_event():
+    server, address = serve(ScriptedTrainer(step_seconds=0.1))
+
+    class Interrupted(Recorder):
+        def event(self, event: JobEvent) -> None:
+            super().event(event)
+            if len(self.events) == 4:
+                raise KeyboardInterrupt
+
+    recorder = Interrupted()
+    with Calls(Endpoint("trainer", address)) as calls:
+        jobs = TrainingJobs(calls)
+        name = create(jobs, TrainingSpec()).name
+        follower = Follower(recorder, lambda: None, QUICK)
+        with pytest.raises(KeyboardInterrupt):
+            follower.follow(jobs, name)
+        follower.follow(jobs, name)
+    server.stop(0)
+    assert recorder.tokens == ALL
