@@ -99,6 +99,6 @@ async def test_engine_arguments_are_refused_by_name(factory: VllmFactory, extra:
 
 
 async def test_what_vllm_refuses_is_told(factory: VllmFactory, smollm2: Path) -> None:
-    with pytest.raises(FineryError, match="kv_cache_dtype") as refusal:
+    with pytest.raises(FineryError, match="cache_dtype") as refusal:
         await factory.start(EngineConfig(smollm2, extra={"kv_cache_dtype": "fp3"}))
     assert refusal.value.reason is Reason.ENGINE_FAILED

@@ -23,4 +23,6 @@ def vllm_environment(hardware: Hardware, pid: int) -> dict[str, str]:
         # 700 MiB and one more import of vLLM to start, and leave a core unused.
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         variables["OMP_NUM_THREADS"] = str(hardware.cpu_threads)
+        # Threads that spin while they wait make an engine crawl as soon as anything else wants a core.
+        variables["OMP_WAIT_POLICY"] = "passive"
     return variables
