@@ -11,7 +11,15 @@ _SHAPES = {
     "1.7B": ModelShape(2048, 8192, layers=24, heads=32, kv_heads=32, vocab_size=49152),
 }
 
-_SMALL = Recipe(learning_rate=5e-4, num_train_epochs=4, batch_size=8, lora_rank=8, lora_alpha=32, max_length=512)
+_SMALL = Recipe(
+    learning_rate=2e-3,
+    num_train_epochs=1.5,
+    batch_size=8,
+    gradient_accumulation_steps=1,
+    lora_rank=8,
+    lora_alpha=32,
+    lora_dropout=0.0,
+)
 
 _RECIPES = {"135M": _SMALL, "360M": _SMALL, "1.7B": Recipe()}
 
