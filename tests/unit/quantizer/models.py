@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 
@@ -61,7 +61,7 @@ def write_model(directory: Path, seed: int = 0, dtype: torch.dtype = torch.bfloa
 
 def write_adapter(directory: Path, base: Path, *, std: float = 0.05, **options: object) -> Path:
     """A random LoRA adapter over `base`, as PEFT saves it, without a manifest."""
-    model = LlamaForCausalLM.from_pretrained(base, torch_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float32)
     torch.manual_seed(1)
     config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **options})
     tuned = get_peft_model(model, config)

@@ -109,5 +109,5 @@ def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", write_model(tmp_path / "base"))
     file = adapter / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "q_proj.lora_B" not in k}, file)
-    with pytest.raises(FineryError, match="lacks A or B for model.layers.0.self_attn.q_proj"):
+    with pytest.raises(FineryError, match=r"lacks A or B for model\.layers\.0\.self_attn\.q_proj"):
         read_adapter(adapter)
