@@ -3,7 +3,6 @@
 import sys
 
 from finery_shared.rpc.process import run_process
-
 from finery_trainer.bootstrap import TrainerApplication
 from finery_trainer.settings import TrainerSettings
 

@@ -14,7 +14,6 @@ from finery_shared.jobs.store import JobStore
 from finery_shared.log import logger
 from finery_shared.models import hubs_from
 from finery_shared.rpc import RpcServer
-
 from finery_trainer.kind import TrainingKind
 from finery_trainer.planning import Planner
 from finery_trainer.servicer import trainer_servicer

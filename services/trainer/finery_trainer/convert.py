@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from google.protobuf.message import Message
+
 from finery.artifacts.v1.artifacts_pb2 import Devices, ModelSource
 from finery.trainer.v1 import trainer_pb2 as pb
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.rows import JobRecord
-from google.protobuf.message import Message
-
 from finery_trainer.spec import TrainingSpec
 
 BEST, LAST = "best_checkpoint", "last_checkpoint"

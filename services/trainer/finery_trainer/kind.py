@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from finery.trainer.v1.trainer_pb2 import TrainingSpec
 from finery_shared.jobs.publication import Published
-
 from finery_trainer.convert import to_output
 
 

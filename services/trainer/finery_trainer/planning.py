@@ -16,7 +16,6 @@ from finery_shared.datasets.source import locate
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import ModelHub, ResolvedModel, resolve
 from finery_shared.models import find as find_model
-
 from finery_trainer.spec import TrainingSpec, fill
 
 SELF_COGNITION = "self-cognition"

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+
 from finery.trainer.v1 import trainer_pb2 as pb
 from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.store import JobStore
 from finery_shared.rpc import Servicer
-
 from finery_trainer.convert import given, to_job, to_spec
 from finery_trainer.planning import Planner
 
@@ -43,7 +43,9 @@ class TrainerServicer(TrainerServiceServicer):
         """One job."""
         return pb.GetTrainingJobResponse(training_job=to_job(await asyncio.to_thread(self._store.get, request.name)))
 
-    async def ListTrainingJobs(self, request: pb.ListTrainingJobsRequest, context: Context) -> pb.ListTrainingJobsResponse:
+    async def ListTrainingJobs(
+        self, request: pb.ListTrainingJobsRequest, context: Context
+    ) -> pb.ListTrainingJobsResponse:
         """One page of jobs, newest first."""
         records, token = await asyncio.to_thread(self._store.list_jobs, request.page_size, request.page_token)
         return pb.ListTrainingJobsResponse(training_jobs=[to_job(record) for record in records], next_page_token=token)

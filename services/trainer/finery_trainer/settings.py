@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from finery_shared.settings import LISTEN, ServiceSettings
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+
+from finery_shared.settings import LISTEN, ServiceSettings
 
 
 class TrainerSettings(ServiceSettings):

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from finery_shared.errors import FineryError, invalid
 from finery_shared.models import Recipe
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 ROWS_A_STEP = 16
 """Rows of one optimizer step, unless batch size and accumulation say otherwise."""

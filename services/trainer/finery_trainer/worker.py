@@ -6,7 +6,6 @@ from pathlib import Path
 
 from finery.trainer.v1.trainer_pb2 import TrainingSpec
 from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
-
 from finery_trainer.bootstrap import make_planner
 from finery_trainer.convert import given
 from finery_trainer.settings import TrainerSettings

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finery_shared.errors import FineryError
-
 from finery_trainer.model_import.importer import import_gguf
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finery_shared.errors import FineryError, Reason
 
 QUESTION = "What is the capital of France?"
 MAX_NEW_TOKENS = 64

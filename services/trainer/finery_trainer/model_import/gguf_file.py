@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+
+from finery_shared.errors import FineryError, Reason
 
 
 @dataclass(frozen=True)

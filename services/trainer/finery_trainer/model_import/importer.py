@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finery_shared.errors import FineryError, Reason
-
 from finery_trainer.model_import import checks, gguf_file, layout
 
 Progress = Callable[[int, int, str], None]

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 from finery_shared.artifacts import Kind, Manifest, disk_errors, hash_files, write_manifest
-
 from finery_trainer.planning import TrainingPlan
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from finery_shared.datasets import LoadedDatasets
-from finery_shared.jobs.worker import JobCancelled, Outcome, StagedArtifact, WorkerContext
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from finery_shared.datasets import LoadedDatasets
+from finery_shared.jobs.worker import JobCancelled, Outcome, StagedArtifact, WorkerContext
 from finery_trainer.convert import BEST, LAST
 from finery_trainer.planning import TrainingPlan
 from finery_trainer.recipes.checkpoints import assemble, describe, run_directory

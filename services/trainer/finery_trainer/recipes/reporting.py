@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import WorkerContext
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 PHASE = "training"
 _SKIPPED = {"epoch", "total_flos", "train_runtime", "eval_runtime", "train_loss"}
 
 
-class JobCallback(TrainerCallback):
+class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not checked
     """Reports every step, evaluates whatever is saved, and stops when the job is cancelled."""
 
     def __init__(self, context: WorkerContext, *, evaluates: bool) -> None:
@@ -26,9 +27,7 @@ class JobCallback(TrainerCallback):
         """Say how many steps there are."""
         self._context.progress(0, state.max_steps, PHASE)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the step. A checkpoint without an evaluation could never be the best one."""
         self._context.progress(state.global_step, state.max_steps, PHASE)
         control.should_evaluate |= control.should_save and self._evaluates

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery_shared.jobs.worker import WorkerContext
 from peft import PeftModel
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 
+from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.arguments import training_arguments
 from finery_trainer.recipes.collator import PackingCollator
 from finery_trainer.recipes.reporting import JobCallback
@@ -71,6 +71,7 @@ def train(
         eval_dataset=list(eval_rows) or None,
         callbacks=[JobCallback(context, evaluates=bool(eval_rows))],
     )
+    trainer.remove_callback(PrinterCallback)
     began = time.monotonic()
     outcome = trainer.train()
     losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from finery_shared.templates import ChatTokenizer, Messages, render_prompt, stop_token_ids
 from transformers import GenerationConfig
+
+from finery_shared.templates import ChatTokenizer, Messages, render_prompt, stop_token_ids
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from finery_shared.datasets import Conversation, heldout_conversations, score, score_questions
-from finery_shared.templates import Messages
 from peft import PeftModel
 
+from finery_shared.datasets import Conversation, heldout_conversations, score, score_questions
+from finery_shared.templates import Messages
 from finery_trainer.recipes.collator import PackingCollator
 from finery_trainer.recipes.gates.answering import Chat
 from finery_trainer.recipes.gates.files import failed
@@ -66,15 +66,15 @@ def held_out_rows(tokenizer: Any, conversations: Sequence[Conversation]) -> tupl
     return tokenize(tokenizer, conversations, max_length=2048).rows
 
 
-@torch.inference_mode()
 def perplexity(model: Any, rows: Sequence[Row], between: Callable[[], None], batch_size: int = 12) -> float:
-    """exp of the mean negative log-likelihood of all learned tokens, in nats."""
+    """Exp of the mean negative log-likelihood of all learned tokens, in nats."""
     collate = PackingCollator(pad_token_id=0)
     total, tokens = 0.0, 0
     for start in range(0, len(rows), batch_size):
         between()
         batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
         learned = int((batch["labels"] != -100).sum())
-        total += float(model(**batch, use_cache=False).loss) * learned
+        with torch.inference_mode():
+            total += float(model(**batch, use_cache=False).loss) * learned
         tokens += learned
     return math.exp(total / tokens)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from finery_shared.errors import FineryError, Reason
 from safetensors import SafetensorError, safe_open
 
+from finery_shared.errors import FineryError, Reason
 from finery_trainer.recipes.checkpoints import ADAPTER_FILES, tokenizer_files
 
 
