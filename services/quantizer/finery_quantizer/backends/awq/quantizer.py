@@ -32,7 +32,7 @@ class AwqOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     compute: torch.dtype = torch.float32
     coarse_tokens: int = 256
-    finalists: int = 4
+    finalists: int = 3
     chunk_tokens: int = 4096
 
 
