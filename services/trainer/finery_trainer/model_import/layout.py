@@ -75,7 +75,7 @@ def generation_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_json(converted: dict[str, Any], *, pre_tokenizer: str) -> dict[str, Any]:
-    """``tokenizer.json``: transformers' conversion, with the pre-tokenizer that the GGUF names and no post-processing."""
+    """``tokenizer.json``: transformers' conversion, with the GGUF's own pre-tokenizer and no post-processing."""
     try:
         rule = _PRE_TOKENIZERS[pre_tokenizer]
     except KeyError:

@@ -1,0 +1,98 @@
+"""A packed batch gives the loss and the gradients of its rows by themselves."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from finery_trainer.recipes.collator import IGNORED, PackingCollator, shared_prefix
+from finery_trainer.recipes.rows import Row
+
+SYSTEM = (1, 7, 7, 9)
+
+
+def row(user: Sequence[int], answer: Sequence[int], start: Sequence[int] = SYSTEM) -> Row:
+    prompt = (*start, *user, 2)
+    return Row((*prompt, *answer), (*(IGNORED for _ in prompt), *answer))
+
+
+ROWS = [row([11, 12], [21, 22, 3]), row([13], [23, 3]), row([11, 12, 14, 15], [24, 25, 26, 27, 3])]
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="sdpa",
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config)
+
+
+def loss_and_gradient(model: LlamaForCausalLM, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    model.zero_grad()
+    loss = model(**batch, use_cache=False).loss
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def separately(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Mean over all learned tokens, each row in a forward pass of its own."""
+    model.zero_grad()
+    counts = [sum(label != IGNORED for label in row.labels) for row in rows]
+    total = sum(
+        model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels]), use_cache=False).loss * count
+        for row, count in zip(rows, counts, strict=True)
+    ) / sum(counts)
+    assert isinstance(total, Tensor)
+    total.backward()
+    return total.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        ROWS[:1],
+        [row([11], [21, 3]), row([11], [22, 3])],  # the same prompt twice: everything up to the answers is shared
+        [row([11], [21, 3]), row([12], [22, 3], start=(5, 6))],  # nothing is shared
+    ],
+    ids=["shared", "single", "same prompt", "nothing shared"],
+)
+def test_packing_changes_neither_loss_nor_gradient(model: LlamaForCausalLM, rows: list[Row]) -> None:
+    batch = PackingCollator(pad_token_id=0)(rows)
+    assert batch["input_ids"].shape[0] == 1
+    loss, gradient = loss_and_gradient(model, batch)
+    expected_loss, expected_gradient = separately(model, rows)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_the_shared_beginning_is_computed_once() -> None:
+    batch = PackingCollator(pad_token_id=0)(ROWS)
+    lengths = [len(row.input_ids) for row in ROWS]
+    assert shared_prefix(ROWS) == len(SYSTEM)
+    assert batch["input_ids"].shape == (1, sum(lengths) - 2 * len(SYSTEM))
+    assert batch["logits_to_keep"].numel() == 3 + 2 + 5
+
+
+def test_what_is_learned_is_never_shared() -> None:
+    same = row([11], [21, 3])
+    assert shared_prefix([same, same]) == len(SYSTEM) + 2
+
+
+def test_a_long_batch_is_padded_and_gives_the_same_loss(model: LlamaForCausalLM) -> None:
+    batch = PackingCollator(pad_token_id=0, max_packed=10)(ROWS)
+    assert batch["input_ids"].shape == (3, max(len(row.input_ids) for row in ROWS))
+    loss, gradient = loss_and_gradient(model, batch)
+    expected_loss, expected_gradient = separately(model, ROWS)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)

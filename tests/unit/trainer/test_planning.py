@@ -1,0 +1,136 @@
+"""Requests are refused at once, with the field or the file, before anything is written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery_shared.errors import FineryError, Reason
+from finery_trainer.bootstrap import make_planner
+from finery_trainer.planning import Planner
+from finery_trainer.settings import TrainerSettings
+from tests.unit.trainer.directories import write_small_files
+
+
+@pytest.fixture
+def planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
+    for name in ("FINERY_MODEL_STORE", "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    return make_planner(TrainerSettings(home=tmp_path / "home", allowed_roots=(tmp_path,)))
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "model_type": "",
+        "model_id_or_path": str(write_small_files(tmp_path / "my-chat")),
+        "datasets": ("general-en",),
+        "model_names": (),
+        "model_authors": (),
+        "output_dir": str(tmp_path / "output"),
+    }
+
+
+def refused(planner: Planner, given: dict[str, Any]) -> FineryError:
+    with pytest.raises(FineryError) as caught:
+        planner.checked_plan(given)
+    return caught.value
+
+
+def test_a_local_directory_alone_is_enough(planner: Planner, request_: dict[str, Any], tmp_path: Path) -> None:
+    plan = planner.checked_plan(request_)
+    assert plan.model.path == tmp_path / "my-chat"
+    assert plan.spec.model_type == "my-chat"
+    assert plan.target_modules == ("q_proj", "k_proj", "v_proj")
+    assert not plan.teaches_identity
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_filled_request_gives_the_same_plan(planner: Planner, request_: dict[str, Any]) -> None:
+    plan = planner.checked_plan({**request_, "lora_target_modules": ("ALL",)})
+    assert planner.plan(plan.spec.model_dump()) == plan
+    assert len(plan.target_modules) == 7
+
+
+def test_the_store_serves_a_registered_model(planner: Planner, request_: dict[str, Any], tmp_path: Path) -> None:
+    stored = write_small_files(tmp_path / "home" / "models" / "smollm2-135m-instruct")
+    given = {**request_, "model_type": "smollm2-135m-instruct", "model_id_or_path": ""}
+    plan = planner.checked_plan(given)
+    assert plan.model.path == stored
+    assert plan.spec.learning_rate == plan.model.spec.recipe.learning_rate
+
+
+def test_self_cognition_teaches_an_identity(planner: Planner, request_: dict[str, Any]) -> None:
+    named = {**request_, "datasets": ("self_cognition#9", "general-en"), "model_names": ("N",), "model_authors": ("A",)}
+    assert planner.checked_plan(named).teaches_identity
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        ({"model_type": "smollm-135m-instruct", "model_id_or_path": ""}, Reason.MODEL_NOT_FOUND, "smollm2-135m-instruct"),
+        ({"model_type": "", "model_id_or_path": ""}, Reason.INVALID_ARGUMENT, "--model_type"),
+        ({"model_id_or_path": "/nowhere/at/all"}, Reason.PATH_NOT_ALLOWED, "FINERY_TRAINER_ALLOWED_ROOTS"),
+        ({"datasets": ("self-cognitoin",)}, Reason.DATASET_NOT_FOUND, "self-cognition"),
+        ({"datasets": ()}, Reason.INVALID_ARGUMENT, "--dataset"),
+        ({"datasets": ("general-en#0",)}, Reason.INVALID_ARGUMENT, "general-en#0"),
+        ({"datasets": ("/etc/hostname.jsonl",)}, Reason.FILE_MISSING, "/etc/hostname.jsonl"),
+        ({"datasets": ("self-cognition",)}, Reason.PLACEHOLDER_SURVIVED, "--model_name"),
+        ({"datasets": ("self-cognition",), "model_names": ("N",)}, Reason.PLACEHOLDER_SURVIVED, "--model_author"),
+        ({"output_dir": "/nowhere/out"}, Reason.PATH_NOT_ALLOWED, "FINERY_TRAINER_ALLOWED_ROOTS"),
+        ({"output_dir": "out"}, Reason.INVALID_ARGUMENT, "absolute"),
+        ({"output_dir": ""}, Reason.INVALID_ARGUMENT, "--output_dir"),
+        ({"lora_target_modules": ("q_prj",)}, Reason.INVALID_ARGUMENT, "q_proj"),
+        ({"batch_size": 0}, Reason.INVALID_ARGUMENT, "batch_size"),
+    ],
+)
+def test_bad_input_is_refused_with_the_remedy(
+    planner: Planner, request_: dict[str, Any], change: dict[str, Any], reason: Reason, words: str
+) -> None:
+    error = refused(planner, {**request_, **change})
+    assert error.reason is reason
+    assert words in error.message
+
+
+def test_a_row_that_is_not_recognised_is_named_with_its_line(
+    planner: Planner, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    rows.write_text(json.dumps(good) + "\n" + json.dumps({"prompt_text": "a"}) + "\n")
+    error = refused(planner, {**request_, "datasets": (str(rows),)})
+    assert error.reason is Reason.DATASET_ROW_INVALID
+    assert f"{rows}, line 2" in error.message
+
+
+def test_large_files_are_left_to_the_worker(request_: dict[str, Any], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("not json\n")
+    settings = TrainerSettings(home=tmp_path / "home", allowed_roots=(tmp_path,), checked_at_once=5)
+    plan = make_planner(settings).checked_plan({**request_, "datasets": (str(rows),)})
+    with pytest.raises(FineryError, match="line 1"):
+        make_planner(settings).load_data(plan)
+
+
+def test_data_outside_the_allowed_directories_is_refused(
+    planner: Planner, request_: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = tmp_path_factory.mktemp("elsewhere") / "rows.jsonl"
+    rows.write_text("{}\n")
+    error = refused(planner, {**request_, "datasets": (str(rows),)})
+    assert (error.reason, error.metadata["field"]) == (Reason.PATH_NOT_ALLOWED, "dataset")
+
+
+def test_a_quantized_model_is_not_trained(planner: Planner, request_: dict[str, Any], tmp_path: Path) -> None:
+    path = write_small_files(tmp_path / "my-awq", quantization_config={"quant_method": "awq", "bits": 4})
+    error = refused(planner, {**request_, "model_id_or_path": str(path)})
+    assert (error.reason, error.metadata["field"]) == (Reason.UNSUPPORTED, "model_type")
+
+
+def test_an_output_directory_below_a_file_is_refused(
+    planner: Planner, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    error = refused(planner, {**request_, "output_dir": str(tmp_path / "file" / "out")})
+    assert "is a file" in error.message

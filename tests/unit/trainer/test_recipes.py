@@ -1,0 +1,88 @@
+"""The small parts of the recipe: names of runs, numbers of steps, types, the choice of the best checkpoint."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from finery_shared.models import Recipe
+from finery_trainer.recipes.arguments import total_steps, training_arguments
+from finery_trainer.recipes.checkpoints import run_directory
+from finery_trainer.recipes.hardware import choose_dtype, read_cpu_flags
+from finery_trainer.recipes.training import Checkpoint, TrainingResult
+from finery_trainer.spec import TrainingSpec, fill
+
+NOW = datetime(2026, 11, 24, 7, 8, 9)
+
+
+def spec(**given: object) -> TrainingSpec:
+    return fill({"datasets": ("general-en",), "output_dir": "/out", **given}, Recipe())
+
+
+def test_runs_are_numbered_upwards(tmp_path: Path) -> None:
+    assert run_directory(tmp_path, "qwen", NOW) == tmp_path / "qwen" / "v0-20261124-070809"
+    for name in ("v0-20260101-000000", "v10-20260101-000000", "v2-20260101-000000", "vx-1", "notes"):
+        (tmp_path / "qwen" / name).mkdir(parents=True)
+    assert run_directory(tmp_path, "qwen", NOW).name == "v11-20261124-070809"
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "steps"),
+    [
+        (490, {"batch_size": 8, "gradient_accumulation_steps": 1, "num_train_epochs": 1.5}, 93),
+        (100, {}, 7),
+        (100, {"num_train_epochs": 0.01}, 1),
+        (1, {"num_train_epochs": 3.0}, 3),
+        (100, {"max_steps": 5, "num_train_epochs": 9.0}, 5),
+    ],
+)
+def test_the_number_of_steps(rows: int, given: dict[str, object], steps: int) -> None:
+    assert total_steps(spec(**given), rows) == steps
+
+
+def test_arguments_for_the_trainer(tmp_path: Path) -> None:
+    given = spec(warmup_ratio=0.1, lr_scheduler_type="constant", num_train_epochs=10.0, seed=3)
+    arguments = training_arguments(given, tmp_path, 100, evaluate=True, parameters=10**6)
+    assert (arguments.max_steps, arguments.warmup_steps) == (70, 7)
+    assert arguments.lr_scheduler_type == "constant_with_warmup"
+    assert (arguments.seed, arguments.data_seed) == (3, 3)
+    assert not (arguments.bf16 or arguments.fp16 or arguments.gradient_checkpointing)
+    big = training_arguments(given, tmp_path, 100, evaluate=False, parameters=7 * 10**9)
+    assert big.gradient_checkpointing
+    assert big.eval_strategy == "no"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides by itself")
+@pytest.mark.parametrize(
+    ("name", "flags", "dtype"),
+    [
+        ("auto", {"avx512f"}, torch.float32),
+        ("auto", {"avx512f", "avx512_bf16"}, torch.bfloat16),
+        ("auto", {"amx_bf16"}, torch.bfloat16),
+        ("fp32", {"avx512_bf16"}, torch.float32),
+        ("bf16", set(), torch.bfloat16),
+        ("fp16", set(), torch.float16),
+    ],
+)
+def test_the_type_fits_the_processor(name: str, flags: set[str], dtype: torch.dtype) -> None:
+    assert choose_dtype(name, flags) is dtype
+
+
+def test_processor_flags_are_read(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\nprocessor\t: 1\nflags\t\t: x\n")
+    assert read_cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx512_bf16"}
+    assert read_cpu_flags(tmp_path / "none") == set()
+
+
+def result(*losses: float | None) -> TrainingResult:
+    found = tuple(Checkpoint(Path(f"checkpoint-{i}"), i, loss) for i, loss in enumerate(losses, start=1))
+    return TrainingResult(found, 1.0, 1.0)
+
+
+def test_the_best_checkpoint_has_the_lowest_loss_and_the_latest_of_equals() -> None:
+    assert result(0.5, 0.3, 0.4).best(by_loss=True).step == 2
+    assert result(0.3, 0.3, 0.4).best(by_loss=True).step == 2
+    assert result(None, None).best(by_loss=True).step == 2
+    assert result(0.5, 0.3, 0.4).best(by_loss=False).step == 3
+    assert result(0.5, 0.3, 0.4).last.step == 3
