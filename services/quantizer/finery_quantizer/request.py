@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finery_shared.artifacts import Manifest
 from finery_shared.errors import FineryError, Reason, invalid
@@ -66,8 +66,11 @@ class TrainingRecipe(BaseModel):
         """From an adapter's manifest, or from that of a model which was made from one."""
         if manifest is None:
             return cls()
-        training = manifest.recipe.get("training", manifest.recipe)
-        return cls.model_validate(training)
+        try:
+            return cls.model_validate(manifest.recipe.get("training", manifest.recipe))
+        except ValidationError as error:
+            message = f"The manifest of {manifest.model_type}'s checkpoint has a recipe that can't be read. Train it again."
+            raise FineryError(Reason.DATA_LOSS, message, detail=str(error)) from error
 
 
 def same_quantization(recipe: object, request: ExportRequest) -> bool:
