@@ -69,7 +69,7 @@ class TrainingRecipe(BaseModel):
         try:
             return cls.model_validate(manifest.recipe.get("training", manifest.recipe))
         except ValidationError as error:
-            message = f"The manifest of {manifest.model_type}'s checkpoint has a recipe that can't be read. Train it again."
+            message = f"The recipe in the manifest of this {manifest.model_type} can't be read. Train it again."
             raise FineryError(Reason.DATA_LOSS, message, detail=str(error)) from error
 
 
