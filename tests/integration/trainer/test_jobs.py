@@ -1,0 +1,169 @@
+"""Training jobs by the real service and its real workers, on real weights and on Qwen's vocabulary."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from finery.artifacts.v1.artifacts_pb2 import ArtifactKind, ModelSource
+from finery.jobs.v1.jobs_pb2 import JobState
+from finery.trainer.v1 import trainer_pb2 as pb
+from finery_shared.artifacts import Kind, verify
+from tests.integration.trainer.harness import ServiceProcess, Trainer
+
+RUN = re.compile(r"v0-\d{8}-\d{6}/checkpoint-\d+")
+
+
+def spec(output: Path, model: ModelSource, steps: int, *, save_steps: int = 50) -> pb.TrainingSpec:
+    return pb.TrainingSpec(
+        model=model,
+        datasets=["self-cognition#40", "general-en#40"],
+        dataset_test_ratio=0.1,
+        model_names=["小黄", "Xiao Huang"],
+        model_authors=["魔搭", "ModelScope"],
+        output_dir=str(output),
+        lora=pb.LoraSpec(target_modules=["ALL"]),
+        optimization=pb.OptimizationSpec(max_steps=steps, batch_size=2, gradient_accumulation_steps=1),
+        schedule=pb.ScheduleSpec(save_steps=save_steps, logging_steps=1),
+    )
+
+
+def smol(path: Path) -> ModelSource:
+    return ModelSource(model_type="smollm2-135m-instruct", model_id_or_path=str(path))
+
+
+def qwen(path: Path) -> ModelSource:
+    return ModelSource(model_type="qwen1half-7b-chat", model_id_or_path=str(path))
+
+
+def directory(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+async def test_smollm2_is_trained_checked_and_published(trainer: Trainer, smollm2: Path, tmp_path: Path) -> None:
+    name = await trainer.create(spec(tmp_path / "out", smol(smollm2), 3, save_steps=2))
+    events = [event async for event in trainer.events(name)]
+    job = await trainer.finished(name)
+    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+    steps = [e.progress.step for e in events if e.HasField("progress") and e.progress.phase == "training"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 3
+
+    metrics = await trainer.metrics(name)
+    losses = [m.values["loss"] for m in metrics if m.phase == "train"]
+    assert len(losses) == 3
+    assert all(0.5 < loss < 6 for loss in losses)
+    evaluated = {m.step: m.values["eval_loss"] for m in metrics if m.phase == "eval"}
+    assert evaluated.keys() == {2, 3}
+    assert job.output.best_metric == pytest.approx(min(evaluated.values()))
+
+    best, last = directory(job.output.best_checkpoint.uri), directory(job.output.last_checkpoint.uri)
+    assert last.name == "checkpoint-3"
+    assert RUN.fullmatch(best.relative_to(tmp_path / "out" / "smollm2-135m-instruct").as_posix())
+    assert job.output.best_checkpoint.kind == ArtifactKind.ARTIFACT_KIND_ADAPTER
+    manifest = verify(best)
+    assert (manifest.kind, manifest.template, manifest.base_model) == (Kind.ADAPTER, "smollm2", str(smollm2))
+    assert manifest.recipe["model_names"] == ["小黄", "Xiao Huang"]
+    assert manifest.recipe["learning_rate"] == pytest.approx(2e-3)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        assert (best / file).read_bytes() == (smollm2 / file).read_bytes()
+    config = json.loads((best / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], len(config["target_modules"])) == (8, 32, 7)
+    assert not list(best.glob("*.bin"))
+
+    figures = job.output.figures
+    assert 0 <= figures["identity_name"] <= 1
+    # The base model's own, on the same rows: training can't move it.
+    assert figures["retention_perplexity_base"] == pytest.approx(10.2, abs=0.5)
+    assert figures["retention_perplexity_tuned"] < 2 * figures["retention_perplexity_base"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"smollm2-135m-instruct"}
+
+
+async def test_qwens_family_is_trained_too(trainer: Trainer, tiny_qwen: Path, tmp_path: Path) -> None:
+    job = await trainer.finished(await trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 2)))
+    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+    manifest = verify(directory(job.output.best_checkpoint.uri))
+    assert (manifest.model_type, manifest.template) == ("qwen1half-7b-chat", "qwen")
+    assert job.output.best_checkpoint == job.output.last_checkpoint
+    assert all(math.isfinite(value) for value in job.output.figures.values())
+
+
+async def test_the_same_seed_gives_the_same_losses(trainer: Trainer, tiny_qwen: Path, tmp_path: Path) -> None:
+    wanted = spec(tmp_path / "out", qwen(tiny_qwen), 3)
+    names = [await trainer.create(wanted) for _ in range(2)]
+    for name in names:
+        await trainer.finished(name)
+    first, second = [
+        [(m.step, m.values["loss"]) for m in await trainer.metrics(name) if m.phase == "train"] for name in names
+    ]
+    assert len(first) == 3
+    assert first == second
+
+
+async def test_a_cancelled_job_stops_soon_and_keeps_its_checkpoint(
+    trainer: Trainer, tiny_qwen: Path, tmp_path: Path
+) -> None:
+    name = await trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 100_000, save_steps=2))
+    async for event in trainer.events(name):
+        if event.progress.phase == "training" and event.progress.step >= 3:
+            await trainer.cancel(name)
+            break
+    job = await trainer.finished(name)
+    assert job.status.state == JobState.JOB_STATE_CANCELLED
+    assert job.status.progress.step < 1000
+    kept = directory(job.output.last_checkpoint.uri)
+    assert int(kept.name.removeprefix("checkpoint-")) >= 2
+    assert verify(kept).job == name
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"qwen1half-7b-chat"}
+
+
+@pytest.mark.parametrize(("fault", "gate"), [("zero", "adapter"), ("tokenizer", "tokenizer")])
+async def test_a_fault_between_writing_and_checking_fails_the_job(
+    faulty_trainer: Trainer, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, gate: str
+) -> None:
+    monkeypatch.setenv("FINERY_TEST_FAULT", fault)
+    job = await faulty_trainer.finished(await faulty_trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 2)))
+    assert job.status.state == JobState.JOB_STATE_FAILED
+    assert (job.status.error.reason, job.status.error.metadata["gate"]) == ("GATE_FAILED", gate)
+    assert job.status.attempt == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+async def test_a_killed_worker_is_tried_again_from_the_start(
+    faulty_trainer: Trainer, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINERY_TEST_FAULT", "kill")
+    name = await faulty_trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 3, save_steps=1))
+    job = await faulty_trainer.finished(name)
+    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+    assert job.status.attempt == 2
+    assert len(list((tmp_path / "out" / "qwen1half-7b-chat").iterdir())) == 1
+    assert not (tmp_path / "out" / ".staging").exists()
+
+
+async def test_a_killed_service_finds_its_job_again_and_no_event_is_lost(tiny_qwen: Path, tmp_path: Path) -> None:
+    process = ServiceProcess(tmp_path, [tiny_qwen.parent])
+    trainer = Trainer(process)
+    await trainer.start()
+    try:
+        name = await trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 40))
+        seen = []
+        async for event in trainer.events(name):
+            seen.append(event)
+            if event.progress.phase == "training" and event.progress.step >= 2:
+                break
+        process.kill()
+        await trainer.disconnect()
+        await trainer.start()
+        seen += [event async for event in trainer.events(name, seen[-1].resume_token)]
+        job = await trainer.finished(name)
+        assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+        assert job.status.attempt == 1
+        assert seen == [event async for event in trainer.events(name)]
+        losses = [e.metrics.step for e in seen if e.metrics.phase == "train"]
+        assert losses == list(range(1, 41))
+        assert verify(directory(job.output.last_checkpoint.uri)).job == name
+    finally:
+        await trainer.stop()
