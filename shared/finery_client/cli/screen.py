@@ -18,9 +18,9 @@ _UNBOUNDED = 10_000
 class Screen:
     """Both streams. Colours and moving bars are for terminals; a pipe or a file gets plain lines."""
 
-    def __init__(self) -> None:
-        self.remarks = _console(stderr=True)
-        self.results = _console(stderr=False)
+    def __init__(self, remarks: Console | None = None, results: Console | None = None) -> None:
+        self.remarks = remarks or _console(stderr=True)
+        self.results = results or _console(stderr=False)
 
     @property
     def interactive(self) -> bool:

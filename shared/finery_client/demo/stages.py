@@ -48,7 +48,7 @@ class Stages:
 
     def show(self, peak_bytes: int) -> None:
         """The table, with the whole time and the peak memory of all processes."""
-        table = Table(title="Finery demo", caption_justify="left", show_lines=True)
+        table = Table(title="Finery demo", show_lines=True)
         table.add_column("stage")
         table.add_column("time", justify="right")
         table.add_column("artifact", overflow="fold")
@@ -57,8 +57,8 @@ class Stages:
             figures = "\n".join(stage.figures) or NOTHING
             table.add_row(*map(escape, (stage.name, f"{stage.seconds:.1f} s", stage.artifact, figures)))
         total = time.monotonic() - self._begun
-        table.caption = f"total {total:.1f} s, peak memory of all processes {peak_bytes / 2**30:.2f} GiB"
         self._screen.results.print(table)
+        self._screen.result(f"total {total:.1f} s, peak memory of all processes {peak_bytes / 2**30:.2f} GiB")
 
 
 def figure_lines(figures: Mapping[str, float], names: Mapping[str, str]) -> list[str]:
