@@ -64,5 +64,5 @@ def engine_factory(settings: Settings) -> EngineFactory:
         )
         return FakeEngineFactory(pace)
     hardware = Hardware(is_cpu_build(), settings.cpu_kv_cache_mib * 2**20, settings.cpu_threads)
-    os.environ.update(vllm_environment(hardware, os.getpid()))
+    os.environ.update(vllm_environment(hardware, os.getpid(), settings.state))
     return VllmFactory(hardware)

@@ -25,8 +25,8 @@ class Settings(ServiceSettings):
     engine: Literal["vllm", "fake"] = "vllm"
     """What answers; "fake" needs no model, for tests and load tests."""
 
-    cpu_kv_cache_mib: Annotated[int, Field(ge=16)] = 1024
-    """Key-value cache of an engine on a machine without a GPU, in MiB."""
+    cpu_kv_cache_mib: Annotated[int, Field(ge=0)] = 0
+    """Key-value cache of an engine on a machine without a GPU, in MiB; 0 is four requests of full length."""
 
     cpu_threads: Annotated[int, Field(ge=0)] = 0
     """Threads of an engine on a machine without a GPU; 0 takes every core."""

@@ -29,9 +29,9 @@ def engine_processes() -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[None]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = dict(os.environ)
-    os.environ.update(vllm_environment(HARDWARE, os.getpid()))
+    os.environ.update(vllm_environment(HARDWARE, os.getpid(), tmp_path_factory.mktemp("engine")))
     yield
     os.environ.clear()
     os.environ.update(before)

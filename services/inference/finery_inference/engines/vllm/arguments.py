@@ -11,6 +11,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.kv_cache import kv_cache_bytes, machine_memory
 from finery_shared.errors import FineryError, Reason, invalid
 
 NAMES = frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
@@ -20,13 +21,16 @@ OWN_FIELDS = frozenset({"max_model_len", "dtype", "gpu_memory_utilization", "ten
 
 NOT_ALLOWED = frozenset(
     {
-        *("model", "tokenizer", "served_model_name", "config_format", "load_format", "download_dir", "hf_config_path"),
+        *("model", "tokenizer", "served_model_name", "config_format", "download_dir", "hf_config_path"),
         *("trust_remote_code", "hf_overrides", "hf_token", "model_loader_extra_config", "worker_cls"),
         *("worker_extension_cls", "logits_processors", "plugin_config", "enable_lora", "runner", "convert"),
         *("disable_log_stats", "enable_log_requests", "logits_processor_pattern", "generation_config"),
     }
 )
 """Arguments by which a caller could run code, read other files, or break what the service relies on."""
+
+SAFE_FORMATS = ("safetensors", "dummy")
+"""Weights that cannot run code; dummy ones serve to measure speed."""
 
 
 def check_names(config: EngineConfig) -> None:
@@ -36,6 +40,8 @@ def check_names(config: EngineConfig) -> None:
             raise invalid("engine_args", f"{name} has a field of its own; set that.")
         if name in NOT_ALLOWED:
             raise invalid("engine_args", f"{name} is Finery's to set; leave it out.")
+        if name == "load_format" and config.extra[name] not in SAFE_FORMATS:
+            raise invalid("engine_args", f"load_format must be one of: {', '.join(SAFE_FORMATS)}.")
         if name not in NAMES:
             near = get_close_matches(name, NAMES, n=3)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -61,20 +67,27 @@ def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]
         chosen["gpu_memory_utilization"] = config.gpu_memory_utilization
     if hardware.cpu:
         # Compiling takes minutes on a few cores and gains little there.
-        chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": hardware.kv_cache_bytes}
+        cache = hardware.kv_cache_bytes or kv_cache_bytes(config, machine_memory())
+        chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": cache}
         if config.tensor_parallel_size == 1:
             chosen["distributed_executor_backend"] = "uni"
     return {**chosen, **config.extra}
 
 
-def start_error(config: EngineConfig, error: Exception) -> FineryError:
-    """What a failed start means."""
+def start_error(config: EngineConfig, error: Exception, last_words: str) -> FineryError:
+    """What a failed start means. ``last_words`` are those of the engine's process, if it left some."""
     text = str(error).strip()
-    if "Failed core proc(s)" in text:
-        if ": -9" in text or ": -15" in text:
-            return engine_dead(text)
-        message = f"vLLM could not load {config.model}. The inference service's log has the engine's own words above."
-        return FineryError(Reason.ENGINE_FAILED, message, detail=text)
+    if "Failed core proc(s)" not in text:
+        said = _short(text) or type(error).__name__
+        return FineryError(Reason.ENGINE_FAILED, f"vLLM refuses {config.model}: {said}", detail=text)
+    if last_words:
+        return FineryError(Reason.ENGINE_FAILED, f"vLLM could not load {config.model}: {_short(last_words)}")
+    if ": -9" in text or ": -15" in text:
+        return engine_dead(text)
+    message = f"vLLM could not load {config.model}. The inference service's log has the engine's own words."
+    return FineryError(Reason.ENGINE_FAILED, message, detail=text)
+
+
+def _short(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = " ".join(lines[:3])[:500] or type(error).__name__
-    return FineryError(Reason.ENGINE_FAILED, f"vLLM refuses {config.model}: {said}", detail=text)
+    return " ".join(lines[:3])[:500]

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.sampling_params import SamplingParams as VllmSamplingParams
@@ -26,6 +27,7 @@ from finery_inference.engines.protocol import (
 from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.engines.vllm.arguments import check_names, engine_arguments, start_error
 from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.last_words import LastWords
 from finery_inference.engines.vllm.stats import StatsRecorder
 from finery_shared.errors import FineryError, Reason, invalid
 
@@ -63,9 +65,8 @@ class VllmEngine:
         if not self.alive:
             raise engine_dead()
         try:
-            outputs = self._llm.generate(
-                {"prompt_token_ids": list(request.token_ids)}, _sampling(request.sampling), request.request_id
-            )
+            prompt = tokens_input(list(request.token_ids))
+            outputs = self._llm.generate(prompt, _sampling(request.sampling), request.request_id)
         except (TypeError, ValueError) as error:
             raise invalid("sampling", str(error)) from error
         # AsyncLLM.generate aborts the request in the engine when it is closed or cancelled.
@@ -98,6 +99,7 @@ class VllmStarter:
 
     def __init__(self, hardware: Hardware) -> None:
         self._hardware = hardware
+        self._last_words = LastWords.from_env()
 
     def check(self, config: EngineConfig) -> None:
         """Refuse engine arguments by name."""
@@ -106,6 +108,7 @@ class VllmStarter:
     async def start(self, config: EngineConfig) -> VllmEngine:
         """Load a model. A start that is cancelled goes on in its thread and is undone there."""
         recorder = StatsRecorder()
+        self._last_words.forget()
         building = in_daemon_thread(lambda: self._build(config, recorder), "vllm start")
         try:
             llm = await asyncio.shield(building)
@@ -113,7 +116,7 @@ class VllmStarter:
             building.add_done_callback(_discard)
             raise
         except Exception as error:
-            raise start_error(config, error) from error
+            raise start_error(config, error, self._last_words.read()) from error
         return VllmEngine(llm, recorder)
 
     def _build(self, config: EngineConfig, recorder: StatsRecorder) -> AsyncLLM:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.last_words import LAST_WORDS
 from finery_inference.engines.vllm.owner import OWNER
 
 
-def vllm_environment(hardware: Hardware, pid: int) -> dict[str, str]:
-    """Variables to set before vLLM is imported; its processes inherit them. ``pid`` is the service's."""
+def vllm_environment(hardware: Hardware, pid: int, state: Path) -> dict[str, str]:
+    """Variables to set before vLLM is imported; its processes inherit them.
+
+    ``pid`` is the service's, ``state`` a directory of its own.
+    """
     variables = {
         OWNER: str(pid),
+        LAST_WORDS: str(state / "engine-failure.txt"),
         # Never fork: gRPC has threads.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",

@@ -9,11 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 @dataclass(frozen=True)
 class Hardware:
-    """``kv_cache_bytes`` is the size of a key-value cache on the CPU; ``threads`` is 0 for every core."""
+    """Whether vLLM computes on the CPU, and how many of its cores and of its bytes an engine takes there."""
 
     cpu: bool
-    kv_cache_bytes: int = 2**30
+    kv_cache_bytes: int = 0
+    """0: as many as the model's length asks for, see `kv_cache`."""
     threads: int = 0
+    """0: every core."""
 
     @property
     def cpu_threads(self) -> int:

@@ -1,0 +1,98 @@
+"""The parts around vLLM that don't need it."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.vllm.environment import vllm_environment
+from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.kv_cache import bytes_per_token, kv_cache_bytes
+from finery_inference.engines.vllm.last_words import LAST_WORDS, LastWords, LastWordsHandler
+
+SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
+QWEN_7B = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096, "torch_dtype": "float16"}
+GIB = 2**30
+
+
+def test_bytes_of_a_token() -> None:
+    assert bytes_per_token(SMOLLM2) == 2 * 30 * 3 * 64 * 2
+    assert bytes_per_token(QWEN_7B) == 512 * 1024
+    assert bytes_per_token({**QWEN_7B, "torch_dtype": "float32"}) == 1024 * 1024
+    assert bytes_per_token(QWEN_7B, "float32") == 1024 * 1024
+    assert bytes_per_token({**SMOLLM2, "head_dim": 128}) == 2 * 30 * 3 * 128 * 2
+
+
+@pytest.mark.parametrize(
+    ("described", "length", "expected"),
+    [
+        (SMOLLM2, 8192, 4 * 8192 * 23040),
+        (SMOLLM2, 512, 256 * 2**20),
+        (QWEN_7B, 2048, 4 * GIB),
+        (QWEN_7B, 32768, 6 * GIB),
+    ],
+)
+def test_a_cache_holds_four_requests_within_bounds(
+    tmp_path: Path, described: dict[str, object], length: int, expected: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**described, "max_position_embeddings": length}))
+    assert kv_cache_bytes(EngineConfig(tmp_path), 24 * GIB) == expected
+    assert kv_cache_bytes(EngineConfig(tmp_path, max_model_len=length), 24 * GIB) == expected
+
+
+def test_a_process_ends_with_its_owner() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    code = (
+        "from finery_inference.engines.vllm.owner import watch_owner; import time; watch_owner();"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, **vllm_environment(Hardware(cpu=True), owner.pid, Path("/nowhere"))}
+    child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        assert child.poll() is None
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        start = time.monotonic()
+        assert child.wait(10) == -signal.SIGKILL
+        assert time.monotonic() - start < 3
+        late = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=30)
+        assert late.returncode == -signal.SIGKILL
+    finally:
+        for process in (owner, child):
+            process.kill()
+            process.wait()
+        child.stdout.close()
+
+
+def test_the_owner_itself_lives() -> None:
+    code = (
+        "import os; from finery_inference.engines.vllm.owner import OWNER, watch_owner;"
+        "os.environ[OWNER] = str(os.getpid()); watch_owner()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0
+
+
+def test_the_first_exception_is_the_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAST_WORDS, str(tmp_path / "words.txt"))
+    words, log = LastWords.from_env(), logging.Logger("engine")
+    log.addHandler(LastWordsHandler())
+    assert words.read() == ""
+    log.error("no exception")
+    assert words.read() == ""
+    for cause in ("the cache is too small", "the engine is dead"):
+        try:
+            raise ValueError(cause)
+        except ValueError:
+            log.exception("failed")
+    assert words.read() == "the cache is too small"
+    words.forget()
+    assert words.read() == ""
