@@ -9,6 +9,7 @@ from contextlib import aclosing
 from finery_inference.deployments.manager import DeploymentManager
 from finery_inference.deployments.model import State
 from finery_inference.generation.generator import Generator
+from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.log import Logger
 from finery_shared.rpc import RpcServer
 
@@ -20,8 +21,15 @@ class InferenceProcess:
     """Serves until it is stopped; `finery_shared.rpc.process` runs it."""
 
     def __init__(
-        self, server: RpcServer, manager: DeploymentManager, generator: Generator, drain_seconds: float, log: Logger
+        self,
+        lock: OwnerLock,
+        server: RpcServer,
+        manager: DeploymentManager,
+        generator: Generator,
+        drain_seconds: float,
+        log: Logger,
     ) -> None:
+        self._lock = lock
         self._server = server
         self._manager = manager
         self._generator = generator
@@ -30,7 +38,8 @@ class InferenceProcess:
         self._health: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Serve, and begin to load what is stored; returns the address."""
+        """Serve, and begin to load what is stored; returns the address. Raises ALREADY_RUNNING, PORT_IN_USE."""
+        self._lock.acquire()
         address = await self._server.start("FINERY_INFERENCE_LISTEN")
         self._health = asyncio.create_task(self._follow_health(), name="health")
         await self._manager.restore()
@@ -49,6 +58,7 @@ class InferenceProcess:
         if self._health is not None:
             await self._health
         await self._manager.stop()
+        self._lock.release()
 
     async def _follow_health(self) -> None:
         """InferenceService serves while some deployment is READY and the process is not on its way out."""

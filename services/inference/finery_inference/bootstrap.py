@@ -19,6 +19,7 @@ from finery_inference.generation.generator import Generator
 from finery_inference.servicer import DeploymentServicer, InferenceServicer
 from finery_inference.settings import Settings
 from finery_shared.home import Home
+from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.log import logger
 from finery_shared.models import hubs_from
@@ -49,7 +50,7 @@ def build(settings: Settings) -> InferenceProcess:
         ],
         log,
     )
-    return InferenceProcess(server, manager, generator, settings.drain_seconds, log)
+    return InferenceProcess(OwnerLock(settings.state), server, manager, generator, settings.drain_seconds, log)
 
 
 def engine_factory(settings: Settings) -> EngineFactory:

@@ -54,6 +54,15 @@ async def test_two_processes_of_one_home_have_deployments_of_their_own(services:
         assert not response.deployments
 
 
+async def test_one_process_owns_its_deployments(services: Services) -> None:
+    first = services.start()
+    await asyncio.to_thread(first.address)
+    second = services.start()
+    assert await asyncio.to_thread(second.popen.wait, 30) == 1
+    assert "ALREADY_RUNNING" in second.log.read_text()
+    assert str(first.popen.pid) in second.log.read_text()
+
+
 async def test_a_port_in_use_is_told_with_the_setting(services: Services) -> None:
     first = services.start()
     address = await asyncio.to_thread(first.address)

@@ -23,6 +23,7 @@ from finery_inference.servicer import DeploymentServicer, InferenceServicer
 from finery_inference.settings import Settings
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 from finery_shared.errors import FineryError
+from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.log import logger
 from finery_shared.rpc import RpcServer, Servicer, from_rpc_error, open_channel
@@ -76,7 +77,8 @@ class Harness:
             Servicer(INFERENCE_SERVICE, add_inference, InferenceServicer(self.generator), serving=False),
         ]
         server = RpcServer(settings.listen, servicers, log)
-        self.process = InferenceProcess(server, manager, self.generator, settings.drain_seconds, log)
+        lock = OwnerLock(settings.state)
+        self.process = InferenceProcess(lock, server, manager, self.generator, settings.drain_seconds, log)
         self.channel: grpc.aio.Channel
         self.deployments: Any
         self.inference: Any

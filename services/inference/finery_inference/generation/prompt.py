@@ -22,9 +22,9 @@ async def token_ids(model: LoadedModel, prompt: PromptInput) -> Sequence[int]:
     template refuses the messages.
     """
     if isinstance(prompt, TokenIdsInput):
-        unknown = next((token for token in prompt.token_ids if token >= model.vocab_size), None)
-        if unknown is not None:
-            raise invalid("token_ids", f"{unknown} is beyond the model's {model.vocab_size} tokens.")
+        largest = max(prompt.token_ids, default=0)
+        if largest >= model.vocab_size:
+            raise invalid("token_ids", f"{largest} is beyond the model's {model.vocab_size} tokens.")
         ids: Sequence[int] = prompt.token_ids
     else:
         tokenizer = model.engine.tokenizer
