@@ -69,7 +69,11 @@ def test_self_cognition_teaches_an_identity(planner: Planner, request_: dict[str
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
-        ({"model_type": "smollm-135m-instruct", "model_id_or_path": ""}, Reason.MODEL_NOT_FOUND, "smollm2-135m-instruct"),
+        (
+            {"model_type": "smollm-135m-instruct", "model_id_or_path": ""},
+            Reason.MODEL_NOT_FOUND,
+            "smollm2-135m-instruct",
+        ),
         ({"model_type": "", "model_id_or_path": ""}, Reason.INVALID_ARGUMENT, "--model_type"),
         ({"model_id_or_path": "/nowhere/at/all"}, Reason.PATH_NOT_ALLOWED, "FINERY_TRAINER_ALLOWED_ROOTS"),
         ({"datasets": ("self-cognitoin",)}, Reason.DATASET_NOT_FOUND, "self-cognition"),
