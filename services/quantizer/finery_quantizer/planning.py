@@ -34,6 +34,11 @@ class ExportPlan:
     reuse_quantized: bool = False
 
     @property
+    def done(self) -> bool:
+        """Whether all that is asked for is there and right."""
+        return (self.merged is None or self.reuse_merged) and (self.quantized is None or self.reuse_quantized)
+
+    @property
     def work_dir(self) -> Path:
         """The directory that all output lies in."""
         place = self.quantized or self.merged

@@ -16,9 +16,10 @@ from finery_quantizer.backends.lora.adapter import check_fits, read_adapter
 from finery_quantizer.backends.lora.fold import fold
 from finery_quantizer.calibration import Blocks, calibration_rows, cut_blocks
 from finery_quantizer.convert import recipe
+from finery_quantizer.outcome import outcome_of
 from finery_quantizer.planning import ExportPlan
 from finery_quantizer.settings import QuantizerSettings
-from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, read_manifest, write_manifest
+from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, write_manifest
 from finery_shared.datasets import Conversation, heldout_conversations
 from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext
 from finery_shared.templates.render import Rendered, render
@@ -40,17 +41,14 @@ class Export:
         plan = self.plan
         self.context.plan(_phases(plan))
         artifacts: list[StagedArtifact] = []
-        figures: dict[str, float] = {}
         source = plan.model
         if plan.merged is not None:
             source = plan.merged if plan.reuse_merged else self._merge(plan.merged)
             artifacts.append(StagedArtifact(source, plan.merged, "merged"))
-            figures |= read_manifest(source).metrics
         if plan.quantized is not None:
             made = plan.quantized if plan.reuse_quantized else self._quantize(source, plan.quantized)
             artifacts.append(StagedArtifact(made, plan.quantized, "quantized"))
-            figures |= read_manifest(made).metrics
-        return Outcome(artifacts, figures)
+        return outcome_of(artifacts)
 
     def _merge(self, destination: Path) -> Path:
         plan, context = self.plan, self.context
