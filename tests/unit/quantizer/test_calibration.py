@@ -41,6 +41,13 @@ def test_long_rows_are_cut_and_nothing_but_a_remainder_is_lost(tokenizer: ChatTo
     assert len(stream) - len(joined) < len(blocks.ids)
 
 
+def test_blocks_are_no_longer_than_rows_need(tokenizer: ChatTokenizer) -> None:
+    short = cut_blocks(tokenizer, [row("a" * 50)] * 20, 2048, at_least=1, at_most=None)
+    assert max(map(len, short.ids)) <= 512
+    long = cut_blocks(tokenizer, [row("a" * 50)] * 20 + [row("b" * 600)], 2048, at_least=1, at_most=None)
+    assert max(map(len, long.ids)) > 1000
+
+
 def test_the_limit_of_tokens_holds(tokenizer: ChatTokenizer) -> None:
     blocks = cut_blocks(tokenizer, [row("a" * 500)], 64, at_least=1, at_most=256)
     assert blocks.used == 256
