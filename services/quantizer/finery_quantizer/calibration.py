@@ -68,8 +68,8 @@ def cut_blocks(
     """Render `rows`, join them, and cut the stream into equal blocks of at most `seqlen` tokens.
 
     Blocks are no longer than the longest row (but for blocks of 512): attention to other rows costs time and tells
-    nothing. A long row goes on in the next block: nothing is dropped but a remainder of fewer tokens than there are blocks.
-    Raises INVALID_ARGUMENT when there are fewer tokens than `at_least`.
+    nothing. A long row goes on in the next block; all that is dropped is a remainder of fewer tokens than there are
+    blocks. Raises INVALID_ARGUMENT when there are fewer tokens than `at_least`.
     """
     rendered = [render(tokenizer, row.messages).token_ids for row in rows]
     stream = [token for ids in rendered for token in ids]
