@@ -32,7 +32,7 @@ class TrainerApplication:
         state = Home(settings.home).service("trainer")
         self._endpoint = state / "endpoint.json"
         store = JobStore(open_sqlite(state / "jobs.db"), "trainingJobs")
-        executor = LocalExecutor(worker, state, environment={"FINERY_HOME": str(settings.home)})
+        executor = LocalExecutor(worker, state, environment=settings.worker_environment())
         engine_settings = engine_settings or EngineSettings(max_running_jobs=settings.max_running_jobs)
         self._engine = JobEngine(store, executor, TrainingKind(), state, self._endpoint, engine_settings)
         planner = make_planner(settings)

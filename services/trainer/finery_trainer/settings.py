@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from pydantic import Field
@@ -26,3 +27,11 @@ class TrainerSettings(ServiceSettings):
 
     min_eval_rows: Annotated[int, Field(ge=1)] = 8
     """Evaluation rows below which their loss does not decide which checkpoint is the best: the last one is."""
+
+    def worker_environment(self) -> dict[str, str]:
+        """The variables by which a worker gets these settings, wherever the service has them from."""
+        return {
+            "FINERY_HOME": str(self.home),
+            "FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, self.allowed_roots)),
+            "FINERY_TRAINER_MIN_EVAL_ROWS": str(self.min_eval_rows),
+        }
