@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -6,15 +7,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from finery_inference.engines.protocol import EngineConfig, InferenceEngine
+from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.environment import vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
-from finery_inference.generation.loaded import front
-from finery_inference.generation.prompt import token_ids
-from finery_inference.generation.request import ChatInput
 from finery_shared.errors import FineryError, Reason
-from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest, collect, text_of
+from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -72,13 +70,6 @@ class TestVllmEngine(EngineContract):
         return await start(factory, smollm2)
 
 
-async def answer(engine: InferenceEngine, subject: EngineUnderTest, model: Path, question: str) -> str:
-    loaded = front(engine, model)
-    prompt = await token_ids(loaded, ChatInput((("user", question),)))
-    request = subject.request("chat", max_tokens=60, ignore_eos=False, stop_token_ids=loaded.stop_token_ids)
-    return text_of(await collect(engine, type(request)("chat", prompt, request.sampling)))
-
-
 async def test_nothing_is_left_of_a_shut_down_engine() -> None:
     _, alive = psutil.wait_procs(engine_processes(), timeout=10)
     assert not alive
@@ -102,3 +93,15 @@ async def test_what_vllm_refuses_is_told(factory: VllmFactory, smollm2: Path) ->
     with pytest.raises(FineryError, match="cache_dtype") as refusal:
         await factory.start(EngineConfig(smollm2, extra={"kv_cache_dtype": "fp3"}))
     assert refusal.value.reason is Reason.ENGINE_FAILED
+
+
+async def test_what_an_engine_process_fails_at_is_told(environment: None, smollm2: Path) -> None:
+    factory = VllmFactory(Hardware(is_cpu_build(), kv_cache_bytes=16 * 2**20))
+    with pytest.raises(FineryError, match="KV cache") as refusal:
+        await factory.start(EngineConfig(smollm2, max_model_len=8192))
+    assert refusal.value.reason is Reason.ENGINE_FAILED
+    assert "8192" in refusal.value.message
+    await factory.close()
+    # What vLLM leaves open of a failed start goes with the error's traceback; its warnings belong to this test.
+    del refusal
+    gc.collect()

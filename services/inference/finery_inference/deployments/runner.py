@@ -93,7 +93,8 @@ class Runner:
         try:
             self._model = await self._load(self.record)
         except FineryError as error:
-            return error
+            # A copy: the original's traceback keeps alive whatever the start had made.
+            return FineryError(error.reason, error.message, detail=error.detail, **error.metadata)
         except Exception as error:
             self._log.exception("loading failed unexpectedly")
             message = "The model could not be loaded. The inference service's log says why."
