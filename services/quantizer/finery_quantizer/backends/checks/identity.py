@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from finery_shared.datasets import ScoreQuestion, score, score_questions
 
-QUESTIONS = 16
+QUESTIONS = 12
 
 
 def identity_questions(names: Sequence[str], authors: Sequence[str]) -> tuple[ScoreQuestion, ...]:

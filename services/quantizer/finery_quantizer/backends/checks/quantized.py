@@ -18,7 +18,7 @@ from finery_shared.templates.render import Rendered
 from finery_shared.templates.tokenizer import Messages
 
 SMALL_TALK = ("Hi!", "What is the capital of France?", "你好")
-MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
