@@ -29,7 +29,7 @@ class Settings(ServiceSettings):
     """Key-value cache of an engine on a machine without a GPU, in MiB; 0 is four requests of full length."""
 
     cpu_threads: Annotated[int, Field(ge=0)] = 0
-    """Threads of an engine on a machine without a GPU; 0 takes every core."""
+    """Threads of an engine on a machine without a GPU; 0 takes all cores but one."""
 
     fake_start_seconds: Annotated[float, Field(ge=0)] = 0.0
     """How long the fake engine takes to load."""

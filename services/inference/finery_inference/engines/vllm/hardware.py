@@ -15,12 +15,12 @@ class Hardware:
     kv_cache_bytes: int = 0
     """0: as many as the model's length asks for, see `kv_cache`."""
     threads: int = 0
-    """0: every core."""
+    """0: all cores but one, which is for the service: a thread that shares its core holds up all the others."""
 
     @property
     def cpu_threads(self) -> int:
         """Threads of an engine on the CPU."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def is_cpu_build() -> bool:
