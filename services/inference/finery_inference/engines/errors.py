@@ -7,5 +7,5 @@ from finery_shared.errors import FineryError, Reason
 
 def engine_dead(detail: str = "") -> FineryError:
     """The engine died, or was shut down, while a request ran."""
-    message = "The model's engine has ended. It is started again by itself; try again in a moment."
+    message = "The model's engine has ended. Unless it was deleted it is loaded again: try again in a moment."
     return FineryError(Reason.ENGINE_DEAD, message, detail=detail)
