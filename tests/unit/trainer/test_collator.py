@@ -1,13 +1,15 @@
 """A packed batch gives the loss and the gradients of its rows by themselves."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finery_trainer.recipes.collator import IGNORED, PackingCollator, shared_prefix
+from finery_trainer.recipes.attention import register, visible
+from finery_trainer.recipes.collator import IGNORED, pack, shared_prefix
 from finery_trainer.recipes.rows import Row
 
 SYSTEM = (1, 7, 7, 9)
@@ -31,13 +33,13 @@ def model() -> LlamaForCausalLM:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        attn_implementation="sdpa",
+        attn_implementation=register(),
         initializer_range=0.2,
     )
     return LlamaForCausalLM(config)
 
 
-def loss_and_gradient(model: LlamaForCausalLM, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(model: LlamaForCausalLM, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     model.zero_grad()
     loss = model(**batch, use_cache=False).loss
     loss.backward()
@@ -68,7 +70,7 @@ def separately(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, Te
     ids=["shared", "single", "same prompt", "nothing shared"],
 )
 def test_packing_changes_neither_loss_nor_gradient(model: LlamaForCausalLM, rows: list[Row]) -> None:
-    batch = PackingCollator(pad_token_id=0)(rows)
+    batch = pack(rows)
     assert batch["input_ids"].shape[0] == 1
     loss, gradient = loss_and_gradient(model, batch)
     expected_loss, expected_gradient = separately(model, rows)
@@ -77,7 +79,7 @@ def test_packing_changes_neither_loss_nor_gradient(model: LlamaForCausalLM, rows
 
 
 def test_the_shared_beginning_is_computed_once() -> None:
-    batch = PackingCollator(pad_token_id=0)(ROWS)
+    batch = pack(ROWS)
     lengths = [len(row.input_ids) for row in ROWS]
     assert shared_prefix(ROWS) == len(SYSTEM)
     assert batch["input_ids"].shape == (1, sum(lengths) - 2 * len(SYSTEM))
@@ -89,10 +91,15 @@ def test_what_is_learned_is_never_shared() -> None:
     assert shared_prefix([same, same]) == len(SYSTEM) + 2
 
 
-def test_a_long_batch_is_padded_and_gives_the_same_loss(model: LlamaForCausalLM) -> None:
-    batch = PackingCollator(pad_token_id=0, max_packed=10)(ROWS)
-    assert batch["input_ids"].shape == (3, max(len(row.input_ids) for row in ROWS))
-    loss, gradient = loss_and_gradient(model, batch)
-    expected_loss, expected_gradient = separately(model, ROWS)
-    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+def test_a_window_hides_what_is_far_behind() -> None:
+    mask = visible(2, 3, 2, torch.device("cpu"))
+    assert mask.int().tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 1]]
+
+
+def test_what_is_not_packed_is_read_as_ever(model: LlamaForCausalLM) -> None:
+    ids = torch.tensor([ROWS[0].input_ids, ROWS[0].input_ids])
+    padded = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    model.set_attn_implementation("sdpa")
+    expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    model.set_attn_implementation(register())
+    torch.testing.assert_close(padded, expected)

@@ -18,6 +18,7 @@ from transformers import (
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.models import Recipe
+from finery_trainer.recipes.attention import register
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
 from finery_trainer.recipes.training import TrainingResult, train
@@ -56,6 +57,7 @@ def run(output: Path, context: RecordingContext, *, evaluate: bool = True, **giv
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.2,
+        attn_implementation=register(),
     )
     model = get_peft_model(
         LlamaForCausalLM(config), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj", "up_proj"])
@@ -63,7 +65,7 @@ def run(output: Path, context: RecordingContext, *, evaluate: bool = True, **giv
     rows = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 26)]
     values = {"batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "logging_steps": 1, **given}
     spec = fill({"datasets": ("x",), "output_dir": "/out", **values}, Recipe())
-    return train(model, spec, rows[:16], rows[16:] if evaluate else [], 0, output, context)  # type: ignore[arg-type]
+    return train(model, spec, rows[:16], rows[16:] if evaluate else [], output, context)  # type: ignore[arg-type]
 
 
 def test_the_loss_falls_and_every_checkpoint_is_evaluated(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finery_trainer.planning import TrainingPlan
+from finery_trainer.recipes.attention import register
 from finery_trainer.recipes.hardware import device
 
 
@@ -19,9 +20,9 @@ def load_tokenizer(directory: Path) -> Any:
 
 
 def load_base(directory: Path, dtype: torch.dtype) -> Any:
-    """The base model, on the device, ready to be read with packed rows (SDPA takes any mask)."""
+    """The base model, on the device, with an attention that reads packed rows and everything else."""
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        directory, dtype=dtype, attn_implementation=register(), use_safetensors=True, local_files_only=True
     )
     model.config.use_cache = False
     return model.to(device())

@@ -55,13 +55,13 @@ class LoraSft:
         require_rows(rows, self._plan.spec.max_length)
         eval_rows = tokenize(tokenizer, self._data.val, self._plan.spec.max_length)
         self._tell(rows, eval_rows)
-        result = self._train(tokenizer, rows, eval_rows)
+        result = self._train(rows, eval_rows)
         best = result.best(by_loss=len(eval_rows.rows) >= self._min_eval_rows)
         figures = {"train_loss": result.train_loss, "train_seconds": result.seconds}
         if best.eval_loss is not None:
             figures["eval_loss"] = best.eval_loss
         directories = self._stage(best, result.last)
-        figures |= self._question(tokenizer, directories[best.step])
+        figures |= self._question(directories[best.step])
         artifacts = [self._describe(directories[c.step], c, figures) for c in _distinct(best, result.last)]
         roles = [BEST] if best.step == result.last.step else [BEST, LAST]
         return Outcome([_artifact(*pair, self._run) for pair in zip(artifacts, roles, strict=True)], figures)
@@ -74,15 +74,14 @@ class LoraSft:
             f"{left_out} left out because they are longer than {self._plan.spec.max_length} tokens"
         )
 
-    def _train(self, tokenizer: object, rows: TokenizedRows, eval_rows: TokenizedRows) -> TrainingResult:
+    def _train(self, rows: TokenizedRows, eval_rows: TokenizedRows) -> TrainingResult:
         self._context.raise_if_cancelled()
         set_seed(self._plan.spec.seed)
         model = add_adapter(load_base(self._plan.model.path, self._dtype), self._plan)
         trainable, total = model.get_nb_trainable_parameters()
         self._context.log(f"training {trainable:,} of {total:,} parameters, base model in {self._dtype}")
-        pad = getattr(tokenizer, "pad_token_id", None) or 0
         output = self._context.staging / "trainer"
-        result = train(model, self._plan.spec, rows.rows, eval_rows.rows, pad, output, self._context)
+        result = train(model, self._plan.spec, rows.rows, eval_rows.rows, output, self._context)
         del model
         gc.collect()  # the trained model lives in cycles; the checks below load it again from disk
         if torch.cuda.is_available():
@@ -114,7 +113,7 @@ class LoraSft:
             directories[checkpoint.step] = target
         return directories
 
-    def _question(self, base_tokenizer: object, directory: Path) -> dict[str, float]:
+    def _question(self, directory: Path) -> dict[str, float]:
         """Load the written adapter afresh, and see what it does."""
         self._context.progress(1, 3, "checking")
         stop = self._context.raise_if_cancelled

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer
 
 from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.arguments import training_arguments
-from finery_trainer.recipes.collator import PackingCollator
+from finery_trainer.recipes.collator import pack
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
 from finery_trainer.spec import TrainingSpec
@@ -56,7 +56,6 @@ def train(
     spec: TrainingSpec,
     rows: Sequence[Row],
     eval_rows: Sequence[Row],
-    pad_token_id: int,
     output: Path,
     context: WorkerContext,
 ) -> TrainingResult:
@@ -66,7 +65,7 @@ def train(
         args=training_arguments(
             spec, output, len(rows), evaluate=bool(eval_rows), parameters=sum(p.numel() for p in model.parameters())
         ),
-        data_collator=PackingCollator(pad_token_id),
+        data_collator=pack,
         train_dataset=list(rows),
         eval_dataset=list(eval_rows) or None,
         callbacks=[JobCallback(context, evaluates=bool(eval_rows))],

@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from finery_shared.datasets import Conversation, heldout_conversations, score, score_questions
 from finery_shared.templates import Messages
-from finery_trainer.recipes.collator import PackingCollator
+from finery_trainer.recipes.collator import pack
 from finery_trainer.recipes.gates.answering import Chat
 from finery_trainer.recipes.gates.files import failed
 from finery_trainer.recipes.rows import Row, tokenize
@@ -68,12 +68,12 @@ def held_out_rows(tokenizer: Any, conversations: Sequence[Conversation]) -> tupl
 
 def perplexity(model: Any, rows: Sequence[Row], between: Callable[[], None], batch_size: int = 12) -> float:
     """Exp of the mean negative log-likelihood of all learned tokens, in nats."""
-    collate = PackingCollator(pad_token_id=0)
     total, tokens = 0.0, 0
     for start in range(0, len(rows), batch_size):
         between()
-        batch = {name: tensor.to(model.device) for name, tensor in collate(rows[start : start + batch_size]).items()}
-        learned = int((batch["labels"] != -100).sum())
+        packed = pack(rows[start : start + batch_size])
+        batch = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in packed.items()}
+        learned = batch["labels"].numel()
         with torch.inference_mode():
             total += float(model(**batch, use_cache=False).loss) * learned
         tokens += learned
