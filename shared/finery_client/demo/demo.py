@@ -45,13 +45,16 @@ _TRAINING = {
     "retention_perplexity_base": "retention perplexity, base {:.2f}",
     "retention_perplexity_tuned": "retention perplexity, tuned {:.2f}",
 }
-_MERGE = {"merge_max_abs_logit_difference": "merge parity: max |Δlogit| {:.2g}"}
+_MERGE = {
+    "merge_divergence": "merge parity: {:.1e} nats a token",
+    "merge_max_abs_logit_difference": "largest logit difference {:.2g}",
+}
 _QUANTIZATION = {
     "perplexity_merged": "perplexity, merged {:.2f}",
     "perplexity_quantized": "perplexity, int4 {:.2f}",
     "perplexity_round_to_nearest": "perplexity, plain rounding {:.2f}",
-    "identity_name": "name {:.0%}",
-    "identity_author": "author {:.0%}",
+    "identity_name_rate": "name {:.0%} of a sample",
+    "identity_author_rate": "author {:.0%} of a sample",
 }
 
 
