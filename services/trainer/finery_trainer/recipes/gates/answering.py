@@ -29,7 +29,7 @@ class Chat:
         tokenizer: Any,
         stop_tokens: Sequence[str],
         between: Callable[[], None],
-        batch_size: int = 32,
+        batch_size: int = 64,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
