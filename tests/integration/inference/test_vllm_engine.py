@@ -33,6 +33,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+    # vLLM leaves a zmq context open; it is to be collected here, where its warnings are ignored.
+    gc.collect()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -93,15 +95,3 @@ async def test_what_vllm_refuses_is_told(factory: VllmFactory, smollm2: Path) ->
     with pytest.raises(FineryError, match="cache_dtype") as refusal:
         await factory.start(EngineConfig(smollm2, extra={"kv_cache_dtype": "fp3"}))
     assert refusal.value.reason is Reason.ENGINE_FAILED
-
-
-async def test_what_an_engine_process_fails_at_is_told(environment: None, smollm2: Path) -> None:
-    factory = VllmFactory(Hardware(is_cpu_build(), kv_cache_bytes=16 * 2**20))
-    with pytest.raises(FineryError, match="KV cache") as refusal:
-        await factory.start(EngineConfig(smollm2, max_model_len=8192))
-    assert refusal.value.reason is Reason.ENGINE_FAILED
-    assert "8192" in refusal.value.message
-    await factory.close()
-    # What vLLM leaves open of a failed start goes with the error's traceback; its warnings belong to this test.
-    del refusal
-    gc.collect()

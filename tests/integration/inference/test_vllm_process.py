@@ -8,11 +8,10 @@ from finery.inference.v1 import deployments_pb2 as d
 from finery.inference.v1 import inference_pb2 as i
 from tests.integration.inference.service import Service, Services, connect, gone_within, reason_of
 
-KV_CACHE = {"FINERY_INFERENCE_CPU_KV_CACHE_MIB": "256"}
 
-
-def start(services: Services, model: Path) -> Service:
-    return services.start("vllm", FINERY_INFERENCE_ALLOWED_ROOTS=str(model.resolve()), **KV_CACHE)
+def start(services: Services, model: Path, cache_mib: int = 256) -> Service:
+    settings = {"ALLOWED_ROOTS": str(model.resolve()), "CPU_KV_CACHE_MIB": str(cache_mib)}
+    return services.start("vllm", **{f"FINERY_INFERENCE_{name}": value for name, value in settings.items()})
 
 
 @pytest.mark.timeout(400)
@@ -64,17 +63,21 @@ async def test_a_real_model_through_kills_of_engine_and_service(services: Servic
         assert (await client.answer("What is the capital of France?", temperature=0, max_tokens=60))[0] == text
 
 
-@pytest.mark.timeout(200)
-async def test_sigterm_while_a_model_loads(services: Services, smollm2: Path) -> None:
-    service = start(services, smollm2)
+@pytest.mark.timeout(300)
+async def test_a_model_that_does_not_fit_and_sigterm_while_one_loads(services: Services, smollm2: Path) -> None:
+    service = start(services, smollm2, cache_mib=16)
     async with connect(service) as client:
-        await client.create(smollm2)
+        await client.create(smollm2, "large", max_model_len=8192)
+        failed = await client.until(d.DEPLOYMENT_STATE_FAILED, "large")
+        assert failed.error.reason == "ENGINE_FAILED"
+        assert "8192" in failed.error.message
+        assert "KV cache" in failed.error.message
+
+        await client.create(smollm2, max_model_len=256)
         async with asyncio.timeout(60):
             while not (engines := await asyncio.to_thread(service.engines)):
                 await asyncio.sleep(0.1)
         services.watch_over(engines)
-        service.popen.terminate()
-        assert await asyncio.to_thread(service.popen.wait, 15) == 0
-    with pytest.raises(ProcessLookupError):
-        for process in engines:
-            raise ProcessLookupError if not process.is_running() else AssertionError(process)
+        with gone_within(5, engines):
+            service.popen.terminate()
+            assert await asyncio.to_thread(service.popen.wait, 15) == 0
