@@ -9,7 +9,7 @@ import torch
 from finery_shared.models import Recipe
 from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.checkpoints import run_directory
-from finery_trainer.recipes.hardware import choose_dtype, read_cpu_flags
+from finery_trainer.recipes.hardware import checking_dtype, choose_dtype, read_cpu_flags
 from finery_trainer.recipes.training import Checkpoint, TrainingResult
 from finery_trainer.spec import TrainingSpec, fill
 
@@ -67,6 +67,12 @@ def test_arguments_for_the_trainer(tmp_path: Path) -> None:
 )
 def test_the_type_fits_the_processor(name: str, flags: set[str], dtype: torch.dtype) -> None:
     assert choose_dtype(name, flags) is dtype
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU questions in the type it trained in")
+def test_small_models_are_questioned_in_fp32_on_a_cpu() -> None:
+    assert checking_dtype(torch.bfloat16, 135_000_000) is torch.float32
+    assert checking_dtype(torch.bfloat16, 7_000_000_000) is torch.bfloat16
 
 
 def test_processor_flags_are_read(tmp_path: Path) -> None:

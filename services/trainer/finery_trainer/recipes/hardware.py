@@ -25,6 +25,15 @@ def choose_dtype(name: str, cpu_flags: set[str] | None = None) -> torch.dtype:
     return torch.bfloat16 if flags & _CPU_BF16 else torch.float32
 
 
+def checking_dtype(trained: torch.dtype, parameters: int) -> torch.dtype:
+    """The type in which a model of that many parameters is questioned: on a CPU a small one in fp32.
+
+    Generating in bf16 is no faster there and takes three times the memory (SmolLM2, 56 questions: 4.2 against 1.4 GiB).
+    """
+    small = device().type == "cpu" and parameters < 1_000_000_000
+    return torch.float32 if small else trained
+
+
 def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
     """The first processor's feature flags; none where the system doesn't tell."""
     try:

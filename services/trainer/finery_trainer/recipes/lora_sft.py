@@ -19,7 +19,7 @@ from finery_trainer.recipes.checkpoints import assemble, describe, run_directory
 from finery_trainer.recipes.gates.answering import Chat
 from finery_trainer.recipes.gates.behaviour import check_answers, identity_figures, retention_figures
 from finery_trainer.recipes.gates.files import check_adapter, check_tokenizer
-from finery_trainer.recipes.hardware import choose_dtype
+from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
 from finery_trainer.recipes.loading import add_adapter, load_adapter, load_base, load_tokenizer
 from finery_trainer.recipes.rows import TokenizedRows, require_rows, tokenize
 from finery_trainer.recipes.training import Checkpoint, TrainingResult, train
@@ -44,6 +44,7 @@ class LoraSft:
         self._context = context
         self._written = written
         self._dtype = choose_dtype(plan.spec.dtype)
+        self._parameters = 0
         self._run = run_directory(Path(plan.spec.output_dir), plan.model.spec.model_type, datetime.now())
 
     def run(self) -> Outcome:
@@ -78,8 +79,8 @@ class LoraSft:
         self._context.raise_if_cancelled()
         set_seed(self._plan.spec.seed)
         model = add_adapter(load_base(self._plan.model.path, self._dtype), self._plan)
-        trainable, total = model.get_nb_trainable_parameters()
-        self._context.log(f"training {trainable:,} of {total:,} parameters, base model in {self._dtype}")
+        trainable, self._parameters = model.get_nb_trainable_parameters()
+        self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, base model in {self._dtype}")
         output = self._context.staging / "trainer"
         result = train(model, self._plan.spec, rows.rows, eval_rows.rows, output, self._context)
         del model
@@ -117,7 +118,7 @@ class LoraSft:
         """Load the written adapter afresh, and see what it does."""
         self._context.progress(1, 3, "checking")
         stop = self._context.raise_if_cancelled
-        model = load_adapter(self._plan.model.path, directory, self._dtype)
+        model = load_adapter(self._plan.model.path, directory, checking_dtype(self._dtype, self._parameters))
         tokenizer = load_tokenizer(directory)
         chat = Chat(model, tokenizer, self._plan.model.spec.stop_tokens, stop)
         check_answers(chat)
