@@ -39,7 +39,7 @@ def read_metadata(path: Path) -> GgufMetadata:
         fields = GGUFReader(path).fields
     except ValueError as error:
         raise FineryError(Reason.MODEL_INVALID, f"{path} isn't a GGUF file: {error}. Download it again.") from error
-    if not path.is_file() or "general.architecture" not in fields:
+    if "general.architecture" not in fields:
         raise FineryError(Reason.MODEL_INVALID, f"{path} isn't a GGUF file of a language model.")
     architecture = str(fields["general.architecture"].contents())
     if architecture != "llama":

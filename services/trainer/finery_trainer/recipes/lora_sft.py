@@ -62,7 +62,11 @@ class LoraSft:
         if best.eval_loss is not None:
             figures["eval_loss"] = best.eval_loss
         directories = self._stage(best, result.last)
-        figures |= self._question(directories[best.step])
+        try:
+            figures |= self._question(directories[best.step])
+        except JobCancelled:
+            self._keep(directories[result.last.step], result.last)
+            raise
         artifacts = [self._describe(directories[c.step], c, figures) for c in _distinct(best, result.last)]
         roles = [BEST] if best.step == result.last.step else [BEST, LAST]
         return Outcome([_artifact(*pair, self._run) for pair in zip(artifacts, roles, strict=True)], figures)
@@ -88,18 +92,14 @@ class LoraSft:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self._context.cancel_requested:
-            self._keep(result)
+            if result.checkpoints:
+                self._keep(self._stage(result.last)[result.last.step], result.last)
             raise JobCancelled
         return result
 
-    def _keep(self, result: TrainingResult) -> None:
-        """Publish the last whole checkpoint of a cancelled run, if there is one."""
-        if not result.checkpoints:
-            return
-        last = result.last
-        directory = self._stage(last)[last.step]
-        self._describe(directory, last, {})
-        self._context.kept.append(_artifact(directory, LAST, self._run))
+    def _keep(self, directory: Path, checkpoint: Checkpoint) -> None:
+        """Have a cancelled run's last whole checkpoint published."""
+        self._context.kept.append(_artifact(self._describe(directory, checkpoint, {}), LAST, self._run))
 
     def _stage(self, *checkpoints: Checkpoint) -> dict[int, Path]:
         """Directories as they will be published, by step, their bytes checked."""
