@@ -13,19 +13,20 @@ from finery_client.follow import Follower
 from finery_client.jobs import Job, Jobs
 from finery_client.results import TrainingResult
 from finery_client.run import cancel_and_wait, create, succeeded
+from finery_client.sdk import OnEvent
 
 Spec = TypeVar("Spec")
 J = TypeVar("J", bound=Job)
 
 
-def run_job(jobs: Jobs[Spec, J], spec: Spec, endpoint: Endpoint, screen: Screen) -> J:
+def run_job(jobs: Jobs[Spec, J], spec: Spec, endpoint: Endpoint, screen: Screen, on_event: OnEvent | None = None) -> J:
     """Create a job and follow it; returns it if it succeeded. Raises its error, or Stopped."""
-    return watch_job(jobs, create(jobs, spec).name, endpoint, screen)
+    return watch_job(jobs, create(jobs, spec).name, endpoint, screen, on_event)
 
 
-def watch_job(jobs: Jobs[Any, J], name: str, endpoint: Endpoint, screen: Screen) -> J:
+def watch_job(jobs: Jobs[Any, J], name: str, endpoint: Endpoint, screen: Screen, on_event: OnEvent | None = None) -> J:
     """Follow a job; Ctrl-C detaches from a running service, and cancels with a private one."""
-    with JobView(screen, name) as view:
+    with JobView(screen, name, on_event) as view:
         follower = Follower(view, endpoint.death)
         try:
             if not endpoint.private:

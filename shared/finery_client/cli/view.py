@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from finery.jobs.v1.jobs_pb2 import JobEvent, JobMetrics, JobProgress, JobStatus
 from finery_client.cli.screen import Screen
+from finery_client.sdk import OnEvent
 from finery_shared.errors import FineryError
 from finery_shared.jobs.states import RUNNING, state_name
 
@@ -20,9 +21,10 @@ _LINES_A_PHASE = 10
 class JobView:
     """Listens to one job. Use it in a ``with`` statement, so that the bar goes away."""
 
-    def __init__(self, screen: Screen, name: str) -> None:
+    def __init__(self, screen: Screen, name: str, on_event: OnEvent | None = None) -> None:
         self._screen = screen
         self._name = name
+        self._on_event = on_event
         self._bar = _Bar(screen) if screen.interactive else None
         self._plain = _Lines(screen)
         self._loss = ""
@@ -39,6 +41,8 @@ class JobView:
 
     def event(self, event: JobEvent) -> None:
         """Show what happened."""
+        if self._on_event is not None:
+            self._on_event(event)
         match event.WhichOneof("payload"):
             case "status":
                 self._status(event.status)

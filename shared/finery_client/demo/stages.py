@@ -46,6 +46,10 @@ class Stages:
         finally:
             stage.seconds = time.monotonic() - begun
 
+    def add(self, stage: Stage) -> None:
+        """A stage that was timed elsewhere."""
+        self._stages.append(stage)
+
     def show(self, peak_bytes: int) -> None:
         """The table, with the whole time and the peak memory of all processes."""
         table = Table(title="Finery demo", show_lines=True)
