@@ -56,7 +56,7 @@ test-e2e: env model ## run the end-to-end tests on real weights
 lint: env-core ## check style and the direction of imports
 	$(CORE)/ruff check .
 	$(CORE)/ruff format --check .
-	$(CORE)/lint-imports
+	PYTHONPATH=services/trainer:services/quantizer:services/inference $(CORE)/lint-imports
 
 types: env-core ## check types
 	$(CORE)/mypy shared/finery_shared shared/finery_client gateway/finery_gateway
