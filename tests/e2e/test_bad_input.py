@@ -39,7 +39,7 @@ def test_a_bad_sft_is_refused_at_once(stack: Stack, tmp_path: Path, arguments: l
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (['{"query": "a", "response": "b"}', '{"strange": 1}'], "rows.jsonl:2"),
+        (['{"query": "a", "response": "b"}', '{"strange": 1}'], "rows.jsonl, line 2"),
         (['{"query": "I am {{NAME}}", "response": "b"}'], "{{NAME}}"),
         ([], "rows.jsonl"),
     ],

@@ -1,5 +1,7 @@
 """SIGKILL for each process: callers hear of it within ten seconds, and the restarted process goes on."""
 
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import openai
 
-from tests.e2e.conftest import BIN, MODEL, Stack, wait_for
+from tests.e2e.conftest import BIN, MODEL, Stack, processes_of, wait_for
 
 SOON = 10.0
 
@@ -84,13 +86,16 @@ def test_a_killed_gateway_is_noticed_and_comes_back(stack: Stack) -> None:
 
 def test_trainer_and_its_worker_are_killed_and_the_job_ends_well(stack: Stack, tmp_path: Path) -> None:
     """A command that follows the job sees it through: the service dies under it, then the worker."""
-    options = ["--model_type", MODEL, "--dataset", "general-en#40", "--max_steps", "4", "--batch_size", "2"]
+    options = ["--model_type", MODEL, "--dataset", "general-en#40", "--max_steps", "12", "--batch_size", "2"]
     command = [str(BIN / "finery"), "sft", *options, "--output_dir", str(tmp_path / "out")]
     log = (tmp_path / "sft.log").open("w+")
     follower = subprocess.Popen(command, cwd=stack.work, env=stack.env, stdout=subprocess.PIPE, stderr=log, text=True)
     wait_for("the job to run", lambda: "RUNNING" in stack.finery("jobs", "list").stdout.upper(), 60)
     before = stack.kill("trainer")
     wait_for("the trainer to be back", lambda: (stack.find("trainer") or before).pid != before.pid, 60)
+    workers = [pid for pid, line in processes_of(stack.home).items() if "finery_trainer.worker" in line]
+    assert len(workers) == 1, "the worker did not outlive its service"
+    os.kill(workers[0], signal.SIGKILL)
     output, _ = follower.communicate(timeout=300)
     log.seek(0)
     assert follower.returncode == 0, log.read()
