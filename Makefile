@@ -21,7 +21,7 @@ else
 export UV_TORCH_BACKEND := auto
 endif
 
-.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-units test-e2e lint types check-environments proto proto-check \
+.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-e2e lint types check-environments proto proto-check \
 	proto-image env env-core env-trainer env-quantizer env-inference model clean
 
 help: ## list the targets
@@ -49,11 +49,6 @@ test-quantizer: env-quantizer model ## run the quantizer's tests
 
 test-inference: env-inference model ## run the inference service's tests
 	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
-
-test-units: env-trainer env-quantizer env-inference model ## run the services' tests that start no workers and engines
-	$(VENVS)/trainer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/trainer
-	$(VENVS)/quantizer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/quantizer
-	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference
 
 test-e2e: env model ## run the end-to-end tests on real weights
 	$(CORE)/$(PYTEST) tests/e2e
