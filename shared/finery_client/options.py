@@ -13,15 +13,21 @@ class SftOptions(TypedDict, total=False):
     model_id_or_path: str
     dataset: Sequence[str]
     dataset_test_ratio: float | None
+    val_dataset: Sequence[str]
     dataset_seed: int | None
     model_name: Sequence[str]
     model_author: Sequence[str]
     system: str | None
     max_length: int | None
+    truncation_strategy: Literal["delete", "truncation_left"] | None
     output_dir: str
+    resume_from_checkpoint: str
+    sft_type: Literal["lora", "full"] | None
     lora_target_modules: Sequence[str]
     lora_rank: int | None
     lora_alpha: float | None
+    use_rslora: bool | None
+    use_dora: bool | None
     lora_dropout: float | None
     learning_rate: float | None
     num_train_epochs: float | None
@@ -32,12 +38,17 @@ class SftOptions(TypedDict, total=False):
     warmup_ratio: float | None
     max_grad_norm: float | None
     lr_scheduler_type: Literal["cosine", "linear", "constant"] | None
+    adam_beta1: float | None
+    adam_beta2: float | None
+    neftune_noise_alpha: float | None
     eval_steps: int | None
     save_steps: int | None
     save_total_limit: int | None
     logging_steps: int | None
+    early_stopping_patience: int | None
     dtype: Literal["auto", "bf16", "fp16", "fp32"] | None
     seed: int | None
+    base_precision: Literal["auto", "fp8"] | None
     deepspeed: str
 
 

@@ -13,7 +13,7 @@ from finery.trainer.v1.trainer_pb2 import LoraSpec, OptimizationSpec, ScheduleSp
 from finery_client.arguments import ExportArguments, SftArguments
 from finery_client.arguments.deploy import ServingArguments
 from finery_client.paths import absolute, absolute_dataset, absolute_model
-from finery_shared.errors import FineryError, Reason, invalid
+from finery_shared.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,7 @@ class Surroundings:
 
 
 def training_spec(arguments: SftArguments, here: Surroundings) -> TrainingSpec:
-    """What `finery sft` asks the trainer for. Raises INVALID_ARGUMENT or UNSUPPORTED."""
-    if arguments.deepspeed:
-        raise FineryError(
-            Reason.UNSUPPORTED, "--deepspeed is not served yet. Leave it out; NPROC_PER_NODE alone shares the data."
-        )
+    """What `finery sft` asks the trainer for. Raises INVALID_ARGUMENT."""
     _need_model(arguments.model_type, arguments.model_id_or_path)
     if not arguments.dataset:
         raise invalid("dataset", "say what to train on: --dataset self-cognition#500 alpaca-zh#500, or a file.")
@@ -68,6 +64,8 @@ def training_spec(arguments: SftArguments, here: Surroundings) -> TrainingSpec:
             alpha=arguments.lora_alpha,
             dropout=arguments.lora_dropout,
             target_modules=arguments.lora_target_modules,
+            use_rslora=arguments.use_rslora,
+            use_dora=arguments.use_dora,
         ),
         optimization=_optimization(arguments),
         schedule=ScheduleSpec(
@@ -75,10 +73,17 @@ def training_spec(arguments: SftArguments, here: Surroundings) -> TrainingSpec:
             save_steps=_natural("save_steps", arguments.save_steps),
             save_total_limit=_natural("save_total_limit", arguments.save_total_limit),
             logging_steps=_natural("logging_steps", arguments.logging_steps),
+            early_stopping_patience=_natural("early_stopping_patience", arguments.early_stopping_patience),
         ),
         seed=_natural("seed", arguments.seed),
         dtype=arguments.dtype,
         devices=here.devices(),
+        val_datasets=here.datasets(arguments.val_dataset),
+        truncation_strategy=arguments.truncation_strategy,
+        sft_type=arguments.sft_type,
+        resume_from_checkpoint=absolute(arguments.resume_from_checkpoint, here.cwd),
+        base_precision=arguments.base_precision,
+        deepspeed=_deepspeed(arguments.deepspeed, here.cwd),
     )
 
 
@@ -94,7 +99,15 @@ def _optimization(arguments: SftArguments) -> OptimizationSpec:
         warmup_ratio=arguments.warmup_ratio,
         max_grad_norm=arguments.max_grad_norm,
         lr_scheduler_type=arguments.lr_scheduler_type,
+        adam_beta1=arguments.adam_beta1,
+        adam_beta2=arguments.adam_beta2,
+        neftune_noise_alpha=arguments.neftune_noise_alpha,
     )
+
+
+def _deepspeed(text: str, cwd: Path) -> str:
+    """The name of a configuration that comes with the trainer, or a file's path, absolute."""
+    return text if text.startswith("default-") else absolute(text, cwd)
 
 
 def export_spec(arguments: ExportArguments, here: Surroundings) -> ExportSpec:

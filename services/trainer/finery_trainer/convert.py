@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 
 from finery.artifacts.v1.artifacts_pb2 import Devices, ModelSource
 from finery.trainer.v1 import trainer_pb2 as pb
-from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.rows import JobRecord
 from finery_trainer.spec import TrainingSpec
@@ -17,8 +16,26 @@ from finery_trainer.spec import TrainingSpec
 BEST, LAST = "best_checkpoint", "last_checkpoint"
 """Roles of a job's artifacts."""
 
-_SPEC = ("dataset_test_ratio", "dataset_seed", "system", "max_length", "seed", "dtype")
-_LORA = {"rank": "lora_rank", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+_SPEC = (
+    "dataset_test_ratio",
+    "dataset_seed",
+    "system",
+    "max_length",
+    "seed",
+    "dtype",
+    "truncation_strategy",
+    "sft_type",
+    "base_precision",
+)
+_PLAIN = ("output_dir", "resume_from_checkpoint", "deepspeed")
+_LISTS = ("datasets", "val_datasets", "model_names", "model_authors")
+_LORA = {
+    "rank": "lora_rank",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
 _OPTIMIZATION = (
     "learning_rate",
     "num_train_epochs",
@@ -29,30 +46,27 @@ _OPTIMIZATION = (
     "warmup_ratio",
     "max_grad_norm",
     "lr_scheduler_type",
+    "adam_beta1",
+    "adam_beta2",
+    "neftune_noise_alpha",
 )
-_SCHEDULE = ("eval_steps", "save_steps", "save_total_limit", "logging_steps")
+_SCHEDULE = ("eval_steps", "save_steps", "save_total_limit", "logging_steps", "early_stopping_patience")
 
 
 def given(spec: pb.TrainingSpec) -> dict[str, Any]:
-    """What a spec sets, by the names of `TrainingSpec`; raises UNSUPPORTED for what is not served."""
-    if spec.devices.nproc_per_node > 1:
-        raise FineryError(
-            Reason.UNSUPPORTED,
-            "nproc_per_node: training on several processes is not served yet. Leave NPROC_PER_NODE out.",
-            field="nproc_per_node",
-        )
+    """What a spec sets, by the names of `TrainingSpec`."""
     values: dict[str, Any] = {
         "model_type": spec.model.model_type,
         "model_id_or_path": spec.model.model_id_or_path,
-        "datasets": tuple(spec.datasets),
-        "model_names": tuple(spec.model_names),
-        "model_authors": tuple(spec.model_authors),
-        "output_dir": spec.output_dir,
+        **{name: getattr(spec, name) for name in _PLAIN},
+        **{name: tuple(getattr(spec, name)) for name in _LISTS},
     }
     if spec.lora.target_modules:
         values["lora_target_modules"] = tuple(spec.lora.target_modules)
     if spec.devices.HasField("cuda_visible_devices"):
         values["cuda_visible_devices"] = spec.devices.cuda_visible_devices
+    if spec.devices.nproc_per_node:
+        values["nproc_per_node"] = spec.devices.nproc_per_node
     values |= _set_fields(spec, {name: name for name in _SPEC})
     values |= _set_fields(spec.lora, _LORA)
     values |= _set_fields(spec.optimization, {name: name for name in _OPTIMIZATION})
@@ -65,17 +79,13 @@ def to_spec(spec: TrainingSpec) -> pb.TrainingSpec:
     values = spec.model_dump()
     return pb.TrainingSpec(
         model=ModelSource(model_type=spec.model_type, model_id_or_path=spec.model_id_or_path),
-        datasets=spec.datasets,
-        model_names=spec.model_names,
-        model_authors=spec.model_authors,
-        output_dir=spec.output_dir,
         lora=pb.LoraSpec(
             target_modules=spec.lora_target_modules, **{field: values[name] for field, name in _LORA.items()}
         ),
         optimization=pb.OptimizationSpec(**{name: values[name] for name in _OPTIMIZATION}),
         schedule=pb.ScheduleSpec(**{name: values[name] for name in _SCHEDULE}),
-        devices=Devices(cuda_visible_devices=spec.cuda_visible_devices),
-        **{name: values[name] for name in _SPEC},
+        devices=Devices(cuda_visible_devices=spec.cuda_visible_devices, nproc_per_node=spec.nproc_per_node),
+        **{name: values[name] for name in (*_SPEC, *_PLAIN, *_LISTS)},
     )
 
 

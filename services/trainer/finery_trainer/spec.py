@@ -31,13 +31,19 @@ class TrainingSpec(BaseModel):
     model_names: tuple[str, ...] = ()
     model_authors: tuple[str, ...] = ()
     system: str | None = None
+    val_datasets: tuple[str, ...] = ()
     max_length: Annotated[int, Field(ge=8, le=2**31 - 1)] = 2048
+    truncation_strategy: Literal["delete", "truncation_left"] = "delete"
     output_dir: str
+    resume_from_checkpoint: str = ""
 
+    sft_type: Literal["lora", "full"] = "lora"
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 8
     lora_alpha: Annotated[float, Field(gt=0, le=2**16)] = 32.0
     lora_dropout: Share = 0.05
     lora_target_modules: tuple[str, ...] = ("DEFAULT",)
+    use_rslora: bool = False
+    use_dora: bool = False
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     num_train_epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
@@ -48,15 +54,22 @@ class TrainingSpec(BaseModel):
     warmup_ratio: Share = 0.05
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    adam_beta1: Share = 0.9
+    adam_beta2: Share = 0.95
+    neftune_noise_alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
 
     eval_steps: Positive = 50
     save_steps: Positive = 50
     save_total_limit: Positive = 2
     logging_steps: Positive = 5
+    early_stopping_patience: Positive | None = None
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    base_precision: Literal["auto", "fp8"] = "auto"
+    deepspeed: str = ""
     cuda_visible_devices: str | None = None
+    nproc_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 def fill(given: Mapping[str, Any], recipe: Recipe) -> TrainingSpec:

@@ -10,7 +10,7 @@ from finery_client.arguments.types import Maybe, Text, Words
 
 @dataclass(frozen=True, kw_only=True)
 class SftArguments:
-    """Fine-tune a chat model with LoRA, and follow the job to its end.
+    """Fine-tune a chat model, and follow the job to its end.
 
     CUDA_VISIBLE_DEVICES and NPROC_PER_NODE say which GPUs the job takes and how many ranks it starts on them.
     """
@@ -27,6 +27,9 @@ class SftArguments:
     dataset_test_ratio: Maybe[float] = None
     """Share of the rows that is set aside for evaluation (default: 0.01)."""
 
+    val_dataset: Words = ()
+    """Data to evaluate on, in the same form; nothing is split off --dataset then."""
+
     dataset_seed: Maybe[int] = None
     """Seed for drawing, splitting and shuffling rows (default: 42)."""
 
@@ -40,10 +43,19 @@ class SftArguments:
     """System prompt for rows that have none (default: the chat template's own)."""
 
     max_length: Maybe[int] = None
-    """Longest row in tokens; longer ones are left out (default: the model's recipe, else 2048)."""
+    """Longest row in tokens (default: the model's recipe, else 2048)."""
+
+    truncation_strategy: Maybe[Literal["delete", "truncation_left"]] = None
+    """What becomes of longer rows: delete leaves them out, truncation_left drops their start (default: delete)."""
 
     output_dir: str = "output"
     """Where checkpoints go: OUTPUT_DIR/<model_type>/v<N>-<time>/checkpoint-<step>."""
+
+    resume_from_checkpoint: Text = ""
+    """A checkpoint to go on from, with its optimizer, schedule, data order and random numbers."""
+
+    sft_type: Maybe[Literal["lora", "full"]] = None
+    """Train an adapter, or every parameter (default: lora)."""
 
     lora_target_modules: Words = ()
     """Layers to adapt: ALL linear ones, DEFAULT (the family's usual ones), or names (default: DEFAULT)."""
@@ -54,11 +66,17 @@ class SftArguments:
     lora_alpha: Maybe[float] = None
     """Scale of the adapter: alpha / rank (default: 32)."""
 
+    use_rslora: Maybe[bool] = None
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
+
+    use_dora: Maybe[bool] = None
+    """Learn each weight's magnitude apart from its direction (DoRA)."""
+
     lora_dropout: Maybe[float] = None
     """Dropout before the adapter (default: 0.05)."""
 
     learning_rate: Maybe[float] = None
-    """Peak learning rate (default: the model's recipe, else 1e-4)."""
+    """Peak learning rate (default: the model's recipe, else 1e-4, or 1e-5 for --sft_type full)."""
 
     num_train_epochs: Maybe[float] = None
     """Passes over the data (default: the model's recipe, else 1)."""
@@ -84,6 +102,15 @@ class SftArguments:
     lr_scheduler_type: Maybe[Literal["cosine", "linear", "constant"]] = None
     """Schedule after warm-up (default: cosine)."""
 
+    adam_beta1: Maybe[float] = None
+    """Decay of AdamW's mean of gradients (default: 0.9)."""
+
+    adam_beta2: Maybe[float] = None
+    """Decay of AdamW's mean of squared gradients (default: 0.95)."""
+
+    neftune_noise_alpha: Maybe[float] = None
+    """Strength of the noise on embeddings in training, NEFTune (default: none)."""
+
     eval_steps: Maybe[int] = None
     """Steps between evaluations (default: 50)."""
 
@@ -96,11 +123,17 @@ class SftArguments:
     logging_steps: Maybe[int] = None
     """Steps between reports of the loss (default: 5)."""
 
+    early_stopping_patience: Maybe[int] = None
+    """Evaluations in a row without a lower loss after which training ends (default: none)."""
+
     dtype: Maybe[Literal["auto", "bf16", "fp16", "fp32"]] = None
     """Arithmetic of the base model (default: auto)."""
 
     seed: Maybe[int] = None
     """Seed for weights, dropout and data order (default: 42)."""
 
+    base_precision: Maybe[Literal["auto", "fp8"]] = None
+    """Precision of the frozen base's matrix products; fp8 needs a GPU that has it (default: auto, as --dtype)."""
+
     deepspeed: Text = ""
-    """Sharding over several GPUs. Not served yet: leave it out, or use NPROC_PER_NODE alone."""
+    """DeepSpeed's configuration: default-zero2, default-zero3, or a JSON file."""

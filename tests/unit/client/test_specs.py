@@ -103,7 +103,6 @@ def test_what_can_not_work_is_refused_before_anything_starts(make, said: str):
     assert said in refused.value.message
 
 
-def test_deepspeed_is_refused_not_ignored():
-    with pytest.raises(FineryError, match="--deepspeed") as refused:
-        training_spec(sft(deepspeed="default-zero2"), here())
-    assert refused.value.reason is Reason.UNSUPPORTED
+def test_deepspeed_is_a_name_of_the_trainers_or_a_file_of_the_callers():
+    assert training_spec(sft(deepspeed="default-zero2"), here()).deepspeed == "default-zero2"
+    assert training_spec(sft(deepspeed="zero.json"), here()).deepspeed == f"{here().cwd}/zero.json"

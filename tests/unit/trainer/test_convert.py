@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import pytest
-
 from finery.artifacts.v1.artifacts_pb2 import Artifact, Devices, ModelSource
 from finery.trainer.v1 import trainer_pb2 as pb
-from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.publication import Published
 from finery_shared.models import Recipe
 from finery_trainer.convert import given, to_output, to_spec
@@ -22,7 +19,7 @@ FULL = pb.TrainingSpec(
     system="Be brief.",
     max_length=99,
     output_dir="/out",
-    lora=pb.LoraSpec(rank=4, alpha=6.5, dropout=0.5, target_modules=["ALL"]),
+    lora=pb.LoraSpec(rank=4, alpha=6.5, dropout=0.5, target_modules=["ALL"], use_rslora=True, use_dora=True),
     optimization=pb.OptimizationSpec(
         learning_rate=0.5,
         num_train_epochs=2.5,
@@ -33,11 +30,22 @@ FULL = pb.TrainingSpec(
         warmup_ratio=0.125,
         max_grad_norm=2.0,
         lr_scheduler_type="linear",
+        adam_beta1=0.5,
+        adam_beta2=0.75,
+        neftune_noise_alpha=5.0,
     ),
-    schedule=pb.ScheduleSpec(eval_steps=1, save_steps=2, save_total_limit=3, logging_steps=4),
+    schedule=pb.ScheduleSpec(
+        eval_steps=1, save_steps=2, save_total_limit=3, logging_steps=4, early_stopping_patience=5
+    ),
     seed=5,
     dtype="fp32",
-    devices=Devices(cuda_visible_devices="0,1"),
+    devices=Devices(cuda_visible_devices="0,1", nproc_per_node=2),
+    val_datasets=["general-zh#3"],
+    truncation_strategy="truncation_left",
+    sft_type="full",
+    resume_from_checkpoint="/out/checkpoint-5",
+    base_precision="fp8",
+    deepspeed="default-zero2",
 )
 
 
@@ -53,6 +61,9 @@ def test_what_is_not_set_is_not_given() -> None:
         "model_type",
         "model_id_or_path",
         "datasets",
+        "val_datasets",
+        "resume_from_checkpoint",
+        "deepspeed",
         "model_names",
         "model_authors",
         "output_dir",
@@ -65,11 +76,9 @@ def test_zero_is_a_value_and_not_a_default() -> None:
     assert (values["lora_dropout"], values["dataset_test_ratio"], values["seed"]) == (0.0, 0.0, 0)
 
 
-def test_several_ranks_are_refused_by_name() -> None:
-    with pytest.raises(FineryError) as caught:
-        given(pb.TrainingSpec(devices=Devices(nproc_per_node=2)))
-    assert (caught.value.reason, caught.value.metadata) == (Reason.UNSUPPORTED, {"field": "nproc_per_node"})
-    assert given(pb.TrainingSpec(devices=Devices(nproc_per_node=1)))["datasets"] == ()
+def test_no_number_of_ranks_leaves_the_default() -> None:
+    assert given(pb.TrainingSpec(devices=Devices(nproc_per_node=2)))["nproc_per_node"] == 2
+    assert "nproc_per_node" not in given(pb.TrainingSpec(devices=Devices(nproc_per_node=0)))
 
 
 def _published(role: str, uri: str, **metrics: Any) -> Published:

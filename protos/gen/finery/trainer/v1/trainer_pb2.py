@@ -26,7 +26,7 @@ from finery.artifacts.v1 import artifacts_pb2 as finery_dot_artifacts_dot_v1_dot
 from finery.jobs.v1 import jobs_pb2 as finery_dot_jobs_dot_v1_dot_jobs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66inery/trainer/v1/trainer.proto\x12\x11\x66inery.trainer.v1\x1a#finery/artifacts/v1/artifacts.proto\x1a\x19\x66inery/jobs/v1/jobs.proto\"\xa8\x01\n\x0bTrainingJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.finery.trainer.v1.TrainingSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.finery.jobs.v1.JobStatus\x12\x31\n\x06output\x18\x04 \x01(\x0b\x32!.finery.trainer.v1.TrainingOutput\"\xbf\x04\n\x0cTrainingSpec\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .finery.artifacts.v1.ModelSource\x12\x10\n\x08\x64\x61tasets\x18\x02 \x03(\t\x12\x1f\n\x12\x64\x61taset_test_ratio\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x64\x61taset_seed\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x13\n\x0bmodel_names\x18\x05 \x03(\t\x12\x15\n\rmodel_authors\x18\x06 \x03(\t\x12\x13\n\x06system\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nmax_length\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x12\n\noutput_dir\x18\t \x01(\t\x12)\n\x04lora\x18\n \x01(\x0b\x32\x1b.finery.trainer.v1.LoraSpec\x12\x39\n\x0coptimization\x18\x0b \x01(\x0b\x32#.finery.trainer.v1.OptimizationSpec\x12\x31\n\x08schedule\x18\x0c \x01(\x0b\x32\x1f.finery.trainer.v1.ScheduleSpec\x12\x11\n\x04seed\x18\r \x01(\x04H\x04\x88\x01\x01\x12\x12\n\x05\x64type\x18\x0e \x01(\tH\x05\x88\x01\x01\x12-\n\x07\x64\x65vices\x18\x0f \x01(\x0b\x32\x1c.finery.artifacts.v1.DevicesB\x15\n\x13_dataset_test_ratioB\x0f\n\r_dataset_seedB\t\n\x07_systemB\r\n\x0b_max_lengthB\x07\n\x05_seedB\x08\n\x06_dtype\"~\n\x08LoraSpec\x12\x11\n\x04rank\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07\x64ropout\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0etarget_modules\x18\x04 \x03(\tB\x07\n\x05_rankB\x08\n\x06_alphaB\n\n\x08_dropout\"\xc8\x03\n\x10OptimizationSpec\x12\x1a\n\rlearning_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10num_train_epochs\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nbatch_size\x18\x04 \x01(\rH\x03\x88\x01\x01\x12(\n\x1bgradient_accumulation_steps\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0cwarmup_ratio\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1a\n\rmax_grad_norm\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11lr_scheduler_type\x18\t \x01(\tH\x08\x88\x01\x01\x42\x10\n\x0e_learning_rateB\x13\n\x11_num_train_epochsB\x0c\n\n_max_stepsB\r\n\x0b_batch_sizeB\x1e\n\x1c_gradient_accumulation_stepsB\x0f\n\r_weight_decayB\x0f\n\r_warmup_ratioB\x10\n\x0e_max_grad_normB\x14\n\x12_lr_scheduler_type\"\xc0\x01\n\x0cScheduleSpec\x12\x17\n\neval_steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsave_steps\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1d\n\x10save_total_limit\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1a\n\rlogging_steps\x18\x04 \x01(\rH\x03\x88\x01\x01\x42\r\n\x0b_eval_stepsB\r\n\x0b_save_stepsB\x13\n\x11_save_total_limitB\x10\n\x0e_logging_steps\"\x9b\x02\n\x0eTrainingOutput\x12\x36\n\x0f\x62\x65st_checkpoint\x18\x01 \x01(\x0b\x32\x1d.finery.artifacts.v1.Artifact\x12\x36\n\x0flast_checkpoint\x18\x02 \x01(\x0b\x32\x1d.finery.artifacts.v1.Artifact\x12\x18\n\x0b\x62\x65st_metric\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12?\n\x07\x66igures\x18\x04 \x03(\x0b\x32..finery.trainer.v1.TrainingOutput.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_best_metric\"]\n\x18\x43reateTrainingJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.finery.trainer.v1.TrainingSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"Q\n\x19\x43reateTrainingJobResponse\x12\x34\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\"%\n\x15GetTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x16GetTrainingJobResponse\x12\x34\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\"@\n\x17ListTrainingJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x18ListTrainingJobsResponse\x12\x35\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x43\x61ncelTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x19\x43\x61ncelTrainingJobResponse\x12\x34\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\"(\n\x18\x44\x65leteTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1b\n\x19\x44\x65leteTrainingJobResponse\"=\n\x17WatchTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"C\n\x18WatchTrainingJobResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.finery.jobs.v1.JobEvent\"Q\n\x1aListTrainingMetricsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x1bListTrainingMetricsResponse\x12+\n\x07metrics\x18\x01 \x03(\x0b\x32\x1a.finery.jobs.v1.JobMetrics\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x99\x06\n\x0eTrainerService\x12n\n\x11\x43reateTrainingJob\x12+.finery.trainer.v1.CreateTrainingJobRequest\x1a,.finery.trainer.v1.CreateTrainingJobResponse\x12\x65\n\x0eGetTrainingJob\x12(.finery.trainer.v1.GetTrainingJobRequest\x1a).finery.trainer.v1.GetTrainingJobResponse\x12k\n\x10ListTrainingJobs\x12*.finery.trainer.v1.ListTrainingJobsRequest\x1a+.finery.trainer.v1.ListTrainingJobsResponse\x12n\n\x11\x43\x61ncelTrainingJob\x12+.finery.trainer.v1.CancelTrainingJobRequest\x1a,.finery.trainer.v1.CancelTrainingJobResponse\x12n\n\x11\x44\x65leteTrainingJob\x12+.finery.trainer.v1.DeleteTrainingJobRequest\x1a,.finery.trainer.v1.DeleteTrainingJobResponse\x12m\n\x10WatchTrainingJob\x12*.finery.trainer.v1.WatchTrainingJobRequest\x1a+.finery.trainer.v1.WatchTrainingJobResponse0\x01\x12t\n\x13ListTrainingMetrics\x12-.finery.trainer.v1.ListTrainingMetricsRequest\x1a..finery.trainer.v1.ListTrainingMetricsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66inery/trainer/v1/trainer.proto\x12\x11\x66inery.trainer.v1\x1a#finery/artifacts/v1/artifacts.proto\x1a\x19\x66inery/jobs/v1/jobs.proto\"\xa8\x01\n\x0bTrainingJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.finery.trainer.v1.TrainingSpec\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.finery.jobs.v1.JobStatus\x12\x31\n\x06output\x18\x04 \x01(\x0b\x32!.finery.trainer.v1.TrainingOutput\"\x96\x06\n\x0cTrainingSpec\x12/\n\x05model\x18\x01 \x01(\x0b\x32 .finery.artifacts.v1.ModelSource\x12\x10\n\x08\x64\x61tasets\x18\x02 \x03(\t\x12\x1f\n\x12\x64\x61taset_test_ratio\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x64\x61taset_seed\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x13\n\x0bmodel_names\x18\x05 \x03(\t\x12\x15\n\rmodel_authors\x18\x06 \x03(\t\x12\x13\n\x06system\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nmax_length\x18\x08 \x01(\rH\x03\x88\x01\x01\x12\x12\n\noutput_dir\x18\t \x01(\t\x12)\n\x04lora\x18\n \x01(\x0b\x32\x1b.finery.trainer.v1.LoraSpec\x12\x39\n\x0coptimization\x18\x0b \x01(\x0b\x32#.finery.trainer.v1.OptimizationSpec\x12\x31\n\x08schedule\x18\x0c \x01(\x0b\x32\x1f.finery.trainer.v1.ScheduleSpec\x12\x11\n\x04seed\x18\r \x01(\x04H\x04\x88\x01\x01\x12\x12\n\x05\x64type\x18\x0e \x01(\tH\x05\x88\x01\x01\x12-\n\x07\x64\x65vices\x18\x0f \x01(\x0b\x32\x1c.finery.artifacts.v1.Devices\x12\x14\n\x0cval_datasets\x18\x10 \x03(\t\x12 \n\x13truncation_strategy\x18\x11 \x01(\tH\x06\x88\x01\x01\x12\x15\n\x08sft_type\x18\x12 \x01(\tH\x07\x88\x01\x01\x12\x1e\n\x16resume_from_checkpoint\x18\x13 \x01(\t\x12\x1b\n\x0e\x62\x61se_precision\x18\x14 \x01(\tH\x08\x88\x01\x01\x12\x11\n\tdeepspeed\x18\x15 \x01(\tB\x15\n\x13_dataset_test_ratioB\x0f\n\r_dataset_seedB\t\n\x07_systemB\r\n\x0b_max_lengthB\x07\n\x05_seedB\x08\n\x06_dtypeB\x16\n\x14_truncation_strategyB\x0b\n\t_sft_typeB\x11\n\x0f_base_precision\"\xca\x01\n\x08LoraSpec\x12\x11\n\x04rank\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07\x64ropout\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\x0etarget_modules\x18\x04 \x03(\t\x12\x17\n\nuse_rslora\x18\x05 \x01(\x08H\x03\x88\x01\x01\x12\x15\n\x08use_dora\x18\x06 \x01(\x08H\x04\x88\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alphaB\n\n\x08_dropoutB\r\n\x0b_use_rsloraB\x0b\n\t_use_dora\"\xd2\x04\n\x10OptimizationSpec\x12\x1a\n\rlearning_rate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10num_train_epochs\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\tmax_steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nbatch_size\x18\x04 \x01(\rH\x03\x88\x01\x01\x12(\n\x1bgradient_accumulation_steps\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0cwarmup_ratio\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1a\n\rmax_grad_norm\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11lr_scheduler_type\x18\t \x01(\tH\x08\x88\x01\x01\x12\x17\n\nadam_beta1\x18\n \x01(\x01H\t\x88\x01\x01\x12\x17\n\nadam_beta2\x18\x0b \x01(\x01H\n\x88\x01\x01\x12 \n\x13neftune_noise_alpha\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x42\x10\n\x0e_learning_rateB\x13\n\x11_num_train_epochsB\x0c\n\n_max_stepsB\r\n\x0b_batch_sizeB\x1e\n\x1c_gradient_accumulation_stepsB\x0f\n\r_weight_decayB\x0f\n\r_warmup_ratioB\x10\n\x0e_max_grad_normB\x14\n\x12_lr_scheduler_typeB\r\n\x0b_adam_beta1B\r\n\x0b_adam_beta2B\x16\n\x14_neftune_noise_alpha\"\x82\x02\n\x0cScheduleSpec\x12\x17\n\neval_steps\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsave_steps\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1d\n\x10save_total_limit\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1a\n\rlogging_steps\x18\x04 \x01(\rH\x03\x88\x01\x01\x12$\n\x17\x65\x61rly_stopping_patience\x18\x05 \x01(\rH\x04\x88\x01\x01\x42\r\n\x0b_eval_stepsB\r\n\x0b_save_stepsB\x13\n\x11_save_total_limitB\x10\n\x0e_logging_stepsB\x1a\n\x18_early_stopping_patience\"\x9b\x02\n\x0eTrainingOutput\x12\x36\n\x0f\x62\x65st_checkpoint\x18\x01 \x01(\x0b\x32\x1d.finery.artifacts.v1.Artifact\x12\x36\n\x0flast_checkpoint\x18\x02 \x01(\x0b\x32\x1d.finery.artifacts.v1.Artifact\x12\x18\n\x0b\x62\x65st_metric\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12?\n\x07\x66igures\x18\x04 \x03(\x0b\x32..finery.trainer.v1.TrainingOutput.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_best_metric\"]\n\x18\x43reateTrainingJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.finery.trainer.v1.TrainingSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"Q\n\x19\x43reateTrainingJobResponse\x12\x34\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\"%\n\x15GetTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x16GetTrainingJobResponse\x12\x34\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\"@\n\x17ListTrainingJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"j\n\x18ListTrainingJobsResponse\x12\x35\n\rtraining_jobs\x18\x01 \x03(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x43\x61ncelTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x19\x43\x61ncelTrainingJobResponse\x12\x34\n\x0ctraining_job\x18\x01 \x01(\x0b\x32\x1e.finery.trainer.v1.TrainingJob\"(\n\x18\x44\x65leteTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1b\n\x19\x44\x65leteTrainingJobResponse\"=\n\x17WatchTrainingJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"C\n\x18WatchTrainingJobResponse\x12\'\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x18.finery.jobs.v1.JobEvent\"Q\n\x1aListTrainingMetricsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x1bListTrainingMetricsResponse\x12+\n\x07metrics\x18\x01 \x03(\x0b\x32\x1a.finery.jobs.v1.JobMetrics\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x99\x06\n\x0eTrainerService\x12n\n\x11\x43reateTrainingJob\x12+.finery.trainer.v1.CreateTrainingJobRequest\x1a,.finery.trainer.v1.CreateTrainingJobResponse\x12\x65\n\x0eGetTrainingJob\x12(.finery.trainer.v1.GetTrainingJobRequest\x1a).finery.trainer.v1.GetTrainingJobResponse\x12k\n\x10ListTrainingJobs\x12*.finery.trainer.v1.ListTrainingJobsRequest\x1a+.finery.trainer.v1.ListTrainingJobsResponse\x12n\n\x11\x43\x61ncelTrainingJob\x12+.finery.trainer.v1.CancelTrainingJobRequest\x1a,.finery.trainer.v1.CancelTrainingJobResponse\x12n\n\x11\x44\x65leteTrainingJob\x12+.finery.trainer.v1.DeleteTrainingJobRequest\x1a,.finery.trainer.v1.DeleteTrainingJobResponse\x12m\n\x10WatchTrainingJob\x12*.finery.trainer.v1.WatchTrainingJobRequest\x1a+.finery.trainer.v1.WatchTrainingJobResponse0\x01\x12t\n\x13ListTrainingMetrics\x12-.finery.trainer.v1.ListTrainingMetricsRequest\x1a..finery.trainer.v1.ListTrainingMetricsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,45 +38,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGJOB']._serialized_start=119
   _globals['_TRAININGJOB']._serialized_end=287
   _globals['_TRAININGSPEC']._serialized_start=290
-  _globals['_TRAININGSPEC']._serialized_end=865
-  _globals['_LORASPEC']._serialized_start=867
-  _globals['_LORASPEC']._serialized_end=993
-  _globals['_OPTIMIZATIONSPEC']._serialized_start=996
-  _globals['_OPTIMIZATIONSPEC']._serialized_end=1452
-  _globals['_SCHEDULESPEC']._serialized_start=1455
-  _globals['_SCHEDULESPEC']._serialized_end=1647
-  _globals['_TRAININGOUTPUT']._serialized_start=1650
-  _globals['_TRAININGOUTPUT']._serialized_end=1933
-  _globals['_TRAININGOUTPUT_FIGURESENTRY']._serialized_start=1871
-  _globals['_TRAININGOUTPUT_FIGURESENTRY']._serialized_end=1917
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=1935
-  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=2028
-  _globals['_CREATETRAININGJOBRESPONSE']._serialized_start=2030
-  _globals['_CREATETRAININGJOBRESPONSE']._serialized_end=2111
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=2113
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=2150
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=2152
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=2230
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=2232
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=2296
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=2298
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=2404
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=2406
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=2446
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=2448
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=2529
-  _globals['_DELETETRAININGJOBREQUEST']._serialized_start=2531
-  _globals['_DELETETRAININGJOBREQUEST']._serialized_end=2571
-  _globals['_DELETETRAININGJOBRESPONSE']._serialized_start=2573
-  _globals['_DELETETRAININGJOBRESPONSE']._serialized_end=2600
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=2602
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=2663
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=2665
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=2732
-  _globals['_LISTTRAININGMETRICSREQUEST']._serialized_start=2734
-  _globals['_LISTTRAININGMETRICSREQUEST']._serialized_end=2815
-  _globals['_LISTTRAININGMETRICSRESPONSE']._serialized_start=2817
-  _globals['_LISTTRAININGMETRICSRESPONSE']._serialized_end=2916
-  _globals['_TRAINERSERVICE']._serialized_start=2919
-  _globals['_TRAINERSERVICE']._serialized_end=3712
+  _globals['_TRAININGSPEC']._serialized_end=1080
+  _globals['_LORASPEC']._serialized_start=1083
+  _globals['_LORASPEC']._serialized_end=1285
+  _globals['_OPTIMIZATIONSPEC']._serialized_start=1288
+  _globals['_OPTIMIZATIONSPEC']._serialized_end=1882
+  _globals['_SCHEDULESPEC']._serialized_start=1885
+  _globals['_SCHEDULESPEC']._serialized_end=2143
+  _globals['_TRAININGOUTPUT']._serialized_start=2146
+  _globals['_TRAININGOUTPUT']._serialized_end=2429
+  _globals['_TRAININGOUTPUT_FIGURESENTRY']._serialized_start=2367
+  _globals['_TRAININGOUTPUT_FIGURESENTRY']._serialized_end=2413
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_start=2431
+  _globals['_CREATETRAININGJOBREQUEST']._serialized_end=2524
+  _globals['_CREATETRAININGJOBRESPONSE']._serialized_start=2526
+  _globals['_CREATETRAININGJOBRESPONSE']._serialized_end=2607
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=2609
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=2646
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=2648
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=2726
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=2728
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=2792
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=2794
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=2900
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=2902
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=2942
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=2944
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=3025
+  _globals['_DELETETRAININGJOBREQUEST']._serialized_start=3027
+  _globals['_DELETETRAININGJOBREQUEST']._serialized_end=3067
+  _globals['_DELETETRAININGJOBRESPONSE']._serialized_start=3069
+  _globals['_DELETETRAININGJOBRESPONSE']._serialized_end=3096
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=3098
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=3159
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=3161
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=3228
+  _globals['_LISTTRAININGMETRICSREQUEST']._serialized_start=3230
+  _globals['_LISTTRAININGMETRICSREQUEST']._serialized_end=3311
+  _globals['_LISTTRAININGMETRICSRESPONSE']._serialized_start=3313
+  _globals['_LISTTRAININGMETRICSRESPONSE']._serialized_end=3412
+  _globals['_TRAINERSERVICE']._serialized_start=3415
+  _globals['_TRAINERSERVICE']._serialized_end=4208
 # @@protoc_insertion_point(module_scope)
