@@ -12,7 +12,7 @@ from finery_inference.deployments.source import SourceResolver
 from finery_inference.deployments.store import DeploymentStore
 from finery_inference.engines.fake import FakeEngineFactory, FakePace
 from finery_inference.engines.protocol import EngineFactory
-from finery_inference.engines.vllm.environment import vllm_environment
+from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
 from finery_inference.generation.generator import Generator
@@ -65,5 +65,6 @@ def engine_factory(settings: Settings) -> EngineFactory:
         )
         return FakeEngineFactory(pace)
     hardware = Hardware(is_cpu_build(), settings.cpu_kv_cache_mib * 2**20, settings.cpu_threads)
-    os.environ.update(vllm_environment(hardware, os.getpid(), settings.state))
-    return VllmFactory(hardware)
+    scratch = scratch_directory(settings.state)
+    os.environ.update(vllm_environment(hardware, os.getpid(), settings.state, scratch))
+    return VllmFactory(hardware, scratch)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from finery_inference.engines.protocol import EngineConfig
-from finery_inference.engines.vllm.environment import vllm_environment
+from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
 from finery_shared.errors import FineryError, Reason
@@ -27,10 +27,13 @@ def engine_processes() -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = dict(os.environ)
-    os.environ.update(vllm_environment(HARDWARE, os.getpid(), tmp_path_factory.mktemp("engine")))
-    yield
+    state = tmp_path_factory.mktemp("engine")
+    directory = scratch_directory(state)
+    os.environ.update(vllm_environment(HARDWARE, os.getpid(), state, directory))
+    yield directory
+    assert not directory.exists()
     os.environ.clear()
     os.environ.update(before)
     # vLLM leaves a zmq context open; it is to be collected here, where its warnings are ignored.
@@ -38,8 +41,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def factory(environment: None) -> AsyncIterator[VllmFactory]:
-    made = VllmFactory(HARDWARE)
+async def factory(scratch: Path) -> AsyncIterator[VllmFactory]:
+    scratch.mkdir()
+    (scratch / "left-by-a-killed-engine").touch()
+    made = VllmFactory(HARDWARE, scratch)
     yield made
     await made.close()
 

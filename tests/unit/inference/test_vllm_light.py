@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from finery_inference.engines.protocol import EngineConfig
-from finery_inference.engines.vllm.environment import vllm_environment
+from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.kv_cache import bytes_per_token, kv_cache_bytes
 from finery_inference.engines.vllm.last_words import LAST_WORDS, LastWords, LastWordsHandler
@@ -47,13 +48,20 @@ def test_a_cache_holds_four_requests_within_bounds(
     assert kv_cache_bytes(EngineConfig(tmp_path, max_model_len=length), 24 * GIB) == expected
 
 
+def test_a_socket_fits_into_the_scratch_directory_however_deep_the_state_is() -> None:
+    deep = Path("/srv") / ("x" * 200) / "inference"
+    scratch = scratch_directory(deep)
+    assert scratch == scratch_directory(deep) != scratch_directory(deep / "second")
+    assert len(f"{scratch}/{uuid.uuid4()}") <= 107
+
+
 def test_a_process_ends_with_its_owner() -> None:
     owner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     code = (
         "from finery_inference.engines.vllm.owner import watch_owner; import time; watch_owner();"
         "print('ready', flush=True); time.sleep(60)"
     )
-    environment = {**os.environ, **vllm_environment(Hardware(cpu=True), owner.pid, Path("/nowhere"))}
+    environment = {**os.environ, **vllm_environment(Hardware(cpu=True), owner.pid, Path("/nowhere"), Path("/tmp"))}
     child = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None

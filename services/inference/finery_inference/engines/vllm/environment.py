@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 from finery_inference.engines.vllm.hardware import Hardware
@@ -9,14 +12,25 @@ from finery_inference.engines.vllm.last_words import LAST_WORDS
 from finery_inference.engines.vllm.owner import OWNER
 
 
-def vllm_environment(hardware: Hardware, pid: int, state: Path) -> dict[str, str]:
+def scratch_directory(state: Path) -> Path:
+    """Where the engines of one service put sockets and temporary files: the same directory after every restart.
+
+    Not below ``state``, since the path of a socket may have 107 bytes at most.
+    """
+    digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"finery-{os.getuid()}-{digest}"
+
+
+def vllm_environment(hardware: Hardware, pid: int, state: Path, scratch: Path) -> dict[str, str]:
     """Variables to set before vLLM is imported; its processes inherit them.
 
-    ``pid`` is the service's, ``state`` a directory of its own.
+    ``pid`` is the service's, ``state`` a directory of its own, ``scratch`` see `scratch_directory`.
     """
     variables = {
         OWNER: str(pid),
         LAST_WORDS: str(state / "engine-failure.txt"),
+        "TMPDIR": str(scratch),
+        "VLLM_RPC_BASE_PATH": str(scratch),
         # Never fork: gRPC has threads.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import multiprocessing
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finery_inference.engines.protocol import EngineConfig, InferenceEngine
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class VllmFactory:
-    """Every engine is a process tree of its own."""
+    """Every engine is a process tree of its own. ``scratch`` is for this service's engines alone."""
 
-    def __init__(self, hardware: Hardware) -> None:
+    def __init__(self, hardware: Hardware, scratch: Path) -> None:
         self._hardware = hardware
+        self._scratch = scratch
         self._starter: asyncio.Future[VllmStarter] | None = None
 
     async def prepare(self) -> None:
@@ -37,14 +40,18 @@ class VllmFactory:
         return await (await self._loaded()).start(config)
 
     async def close(self) -> None:
-        """End the processes of starts that were cancelled and are not over."""
+        """End the processes of starts that were cancelled and are not over, and remove what engines left on disk."""
         for child in multiprocessing.active_children():
             child.kill()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def _loaded(self) -> VllmStarter:
         await self.prepare()
         return await asyncio.shield(cast("asyncio.Future[VllmStarter]", self._starter))
 
     def _import(self) -> VllmStarter:
+        # vLLM removes its sockets when it ends by itself; a killed one leaves them to the next start.
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(mode=0o700)
         module: Any = importlib.import_module("finery_inference.engines.vllm.engine")
         return cast("VllmStarter", module.VllmStarter(self._hardware))
