@@ -21,9 +21,9 @@ def train(context: WorkerContext, written: Callable[[Path], None] = lambda _dire
     plan = planner.plan(given(TrainingSpec.FromString(context.spec)))
     data = planner.load_data(plan)
     context.progress(0, 0, "loading")
-    from finery_trainer.recipes.lora_sft import LoraSft  # imports torch: what the plan refuses is refused before
+    from finery_trainer.recipes.sft import Sft  # imports torch: what the plan refuses is refused before
 
-    return LoraSft(plan, data, settings.min_eval_rows, context, written).run()
+    return Sft(plan, data, settings.min_eval_rows, context, written).run()
 
 
 if __name__ == "__main__":

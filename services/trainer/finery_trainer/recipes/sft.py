@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with LoRA, from a plan to checked checkpoints."""
+"""Supervised fine-tuning, from a plan to checked checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from finery_trainer.recipes.training import Checkpoint, TrainingResult, train
 _PHASES = {"loading": 0.08, "training": 0.77, "checking": 0.15}
 
 
-class LoraSft:
+class Sft:
     """One attempt of a training job."""
 
     def __init__(
