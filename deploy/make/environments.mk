@@ -21,10 +21,11 @@ $(VENVS)/core/.done: $(VENVS)/tools/.done pyproject.toml constraints.txt $(STUBS
 	$(INSTALL) -c constraints.txt --group core -e protos/gen -e shared/finery_shared -e shared/finery_client -e gateway
 	@touch $@
 
-$(VENVS)/trainer/.done: $(VENVS)/tools/.done services/trainer/pyproject.toml services/trainer/constraints.txt $(STUBS) $(SHARED)
+# DeepSpeed is installed without its compiled operators: whatever needs one builds it when it is first used.
+$(VENVS)/trainer/.done: $(VENVS)/tools/.done services/trainer/pyproject.toml services/trainer/constraints.txt services/trainer/uv.toml $(STUBS) $(SHARED)
 	@echo "environment: trainer"
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
-	$(INSTALL) -c services/trainer/constraints.txt -e protos/gen -e shared/finery_shared -e 'services/trainer[test]'
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(INSTALL) --config-file services/trainer/uv.toml -c services/trainer/constraints.txt -e protos/gen -e shared/finery_shared -e 'services/trainer[test]'
 	@touch $@
 
 $(VENVS)/quantizer/.done: $(VENVS)/tools/.done services/quantizer/pyproject.toml services/quantizer/constraints.txt services/quantizer/uv.toml $(STUBS) $(SHARED)
