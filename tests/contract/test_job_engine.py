@@ -122,6 +122,16 @@ async def test_a_killed_worker_is_tried_again(toy: ToyService, tmp_path: Path) -
     assert [e.metrics.values["value"] for e in events if e.metrics.attempt == 2] == [0.5, 1.0, 1.5]
 
 
+async def test_what_a_killed_worker_kept_as_state_is_there_for_the_next_attempt(
+    toy: ToyService, tmp_path: Path
+) -> None:
+    job = await create(toy, tmp_path, die_at=2, die_attempts=1, resume=True)
+    events = await watch(toy, job.name)
+    assert states(events)[-1] == SUCCEEDED
+    assert [e.metrics.step for e in events if e.metrics.attempt == 2] == [3]
+    assert not (tmp_path / ".staging").exists()
+
+
 async def test_a_worker_that_always_dies_fails_its_job(toy: ToyService, tmp_path: Path) -> None:
     job = await create(toy, tmp_path, die_at=1)
     events = await watch(toy, job.name)

@@ -14,11 +14,16 @@ from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext, ru
 
 def work(ctx: WorkerContext) -> Outcome:
     plan = json.loads(ctx.spec)
-    for step in range(1, plan["steps"] + 1):
+    done = ctx.state / "done"
+    first = int(done.read_text()) if plan.get("resume") and done.is_file() else 0
+    for step in range(first + 1, plan["steps"] + 1):
         ctx.raise_if_cancelled()
         ctx.progress(step, plan["steps"], "counting")
         ctx.metrics(step, {"value": step / 2, "attempt": float(ctx.attempt)})
         time.sleep(plan.get("pause", 0.0))
+        if plan.get("resume"):
+            ctx.state.mkdir(exist_ok=True)
+            done.write_text(str(step))
         if plan.get("die_at") == step and ctx.attempt <= plan.get("die_attempts", 99):
             os.kill(os.getpid(), signal.SIGKILL)
     if plan.get("fail"):

@@ -61,6 +61,8 @@ class WorkerContext:
         self.attempt = task.attempt
         self.spec = task.spec_bytes
         self.staging = Path(task.staging)
+        self.state = self.staging.parent / "state"
+        """What outlives this attempt: the next one finds it, and it is gone when the job ends. Made by who needs it."""
         self.kept: list[StagedArtifact] = []
         """What is to be published even if the job is cancelled from now on."""
 
@@ -105,7 +107,7 @@ def run_worker(main: Callable[[WorkerContext], Outcome]) -> int:
 
 def _run(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> WorkerOutcome:
     try:
-        shutil.rmtree(context.staging, ignore_errors=True)
+        _discard_attempts(context.staging.parent)
         context.staging.mkdir(parents=True)
         result = main(context)
     except JobCancelled:
@@ -118,6 +120,12 @@ def _run(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> Wo
         )
     success = WorkerSuccess(artifacts=[a.to_proto() for a in result.artifacts], figures=result.figures)
     return WorkerOutcome(success=success)
+
+
+def _discard_attempts(directory: Path) -> None:
+    """Remove what this attempt and those before it left half done, but not the job's state."""
+    for path in directory.glob("[0-9]*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def explain(error: Exception, staging: Path) -> FineryError:
