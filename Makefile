@@ -34,7 +34,7 @@ demo: env $(VENVS)/weights/.done ## fine-tune, merge, quantize, serve and questi
 
 test: env model test-core test-trainer test-quantizer test-inference test-e2e ## run all tests
 
-PYTEST = python -m pytest -q
+PYTEST = python -m pytest -q --durations=10
 LIBRARY_TESTS := tests/unit/shared/datasets tests/unit/shared/models tests/unit/shared/templates
 export FINERY_TEST_MODEL ?= $(FINERY_HOME)/models/$(MODEL)
 

@@ -121,13 +121,13 @@ class ChatPrompt(message.Message):
 
 @typing.final
 class TextPrompt(message.Message):
-    """Text that is given to the model as it is."""
+    """Text to go on from, without a chat template."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """The text. Special tokens in it are recognised."""
+    """The text. Special tokens in it are recognised; the tokenizer adds those that it puts around any text (Llama's BOS)."""
     def __init__(
         self,
         *,
