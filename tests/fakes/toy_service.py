@@ -23,6 +23,9 @@ class ToyKind:
     def environment(self, spec: bytes) -> Mapping[str, str]:
         return {}
 
+    def ranks(self, spec: bytes) -> int:
+        return 0
+
     def replaces_output(self, spec: bytes) -> bool:
         return False
 

@@ -18,6 +18,10 @@ class ExportKind:
         chosen = devices.HasField("cuda_visible_devices")
         return {"CUDA_VISIBLE_DEVICES": devices.cuda_visible_devices} if chosen else {}
 
+    def ranks(self, spec: bytes) -> int:
+        """Always one process by itself."""
+        return 0
+
     def replaces_output(self, spec: bytes) -> bool:
         """Whether an existing output may be replaced."""
         return ExportSpec.FromString(spec).exist_ok

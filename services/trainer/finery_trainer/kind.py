@@ -18,6 +18,12 @@ class TrainingKind:
         chosen = devices.HasField("cuda_visible_devices")
         return {"CUDA_VISIBLE_DEVICES": devices.cuda_visible_devices} if chosen else {}
 
+    def ranks(self, spec: bytes) -> int:
+        """One for each device that the rows or the model are spread over; DeepSpeed wants a group even for one."""
+        asked = TrainingSpec.FromString(spec)
+        ranks = asked.devices.nproc_per_node
+        return ranks if ranks > 1 or asked.deepspeed else 0
+
     def replaces_output(self, spec: bytes) -> bool:
         """Never: every attempt writes to a directory of its own name."""
         return False

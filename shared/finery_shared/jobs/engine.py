@@ -48,6 +48,9 @@ class JobKind(Protocol):
     def environment(self, spec: bytes) -> Mapping[str, str]:
         """Environment variables of the worker, for instance the devices that it may see."""
 
+    def ranks(self, spec: bytes) -> int:
+        """How many processes work together on an attempt; 0: one by itself."""
+
     def replaces_output(self, spec: bytes) -> bool:
         """Whether an existing output may be replaced."""
 
@@ -185,7 +188,8 @@ class JobEngine:
         spec = base64.b64encode(record.spec).decode("ascii")
         task = Task(record.name, attempt, secret, spec, str(staging), str(self._endpoint))
         try:
-            handle = await asyncio.to_thread(self._executor.submit, task, self._kind.environment(record.spec))
+            environment, ranks = self._kind.environment(record.spec), self._kind.ranks(record.spec)
+            handle = await asyncio.to_thread(self._executor.submit, task, environment, ranks)
         except OSError as error:
             failure = FineryError(Reason.INTERNAL, f"The worker can't be started: {error}.")
             await self._finish(record, FAILED, error=failure)

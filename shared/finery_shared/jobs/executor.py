@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finery_shared.home import process_start_time
+from finery_shared.jobs.ranks import launch, meeting_place
 
 TASK_ENV = "FINERY_WORKER_TASK"
 
@@ -56,8 +57,8 @@ class Task:
 class Executor(Protocol):
     """Runs attempts somewhere. A handle is a string that a later process of the service understands too."""
 
-    def submit(self, task: Task, environment: Mapping[str, str]) -> str:
-        """Start the worker; returns its handle."""
+    def submit(self, task: Task, environment: Mapping[str, str], ranks: int = 0) -> str:
+        """Start the worker, or ``ranks`` processes that work together as one (see `ranks`); returns its handle."""
 
     def poll(self, handle: str) -> bool:
         """Whether the worker still runs."""
@@ -73,7 +74,7 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Workers on this machine: ``python -m <module>`` with the service's own interpreter."""
+    """Workers on this machine: ``python -m <module>`` with the service's own interpreter; ranks by torchrun."""
 
     def __init__(self, module: str, state: Path, *, environment: Mapping[str, str] | None = None) -> None:
         self._module = module
@@ -81,20 +82,28 @@ class LocalExecutor:
         self._environment = dict(environment or {})
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def submit(self, task: Task, environment: Mapping[str, str]) -> str:
+    def submit(self, task: Task, environment: Mapping[str, str], ranks: int = 0) -> str:
         """Start the worker in a new session; what it prints goes to a file."""
         name = attempt_name(task.job, task.attempt)
+        launcher, variables = launch(self._module, ranks, meeting_place(task.staging))
         task_file = self._state / "tasks" / f"{name}.json"
         task.write(task_file)
         log = self._log(name)
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with log.open("ab") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", self._module],
+                [sys.executable, "-m", *launcher],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**_CONSIDERATE, **os.environ, **self._environment, **environment, TASK_ENV: str(task_file)},
+                env={
+                    **_CONSIDERATE,
+                    **variables,
+                    **os.environ,
+                    **self._environment,
+                    **environment,
+                    TASK_ENV: str(task_file),
+                },
                 start_new_session=True,
             )
         handle = f"{child.pid}:{process_start_time(child.pid) or 0}"

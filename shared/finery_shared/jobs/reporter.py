@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 
@@ -21,6 +22,45 @@ from finery_shared.rpc.status import from_rpc_error
 
 FENCED_STATUS = 3
 """Exit status of a worker whose attempt was taken over."""
+
+
+class Reports(Protocol):
+    """What takes a worker's news, and says whether it shall stop."""
+
+    @property
+    def cancel_requested(self) -> threading.Event:
+        """Set when the worker shall stop as soon as it can."""
+
+    def progress(self, progress: JobProgress) -> None:
+        """Take how far the work is."""
+
+    def add(
+        self,
+        *,
+        metrics: JobMetrics | None = None,
+        log: JobLogLine | None = None,
+        outcome: WorkerOutcome | None = None,
+    ) -> None:
+        """Take an update."""
+
+
+class Silence:
+    """Takes everything and tells nobody: rank 0 speaks for all ranks."""
+
+    def __init__(self) -> None:
+        self.cancel_requested = threading.Event()
+
+    def progress(self, progress: JobProgress) -> None:
+        """Drop it."""
+
+    def add(
+        self,
+        *,
+        metrics: JobMetrics | None = None,
+        log: JobLogLine | None = None,
+        outcome: WorkerOutcome | None = None,
+    ) -> None:
+        """Drop it."""
 
 
 class Reporter:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from finery.jobs.v1.jobs_pb2 import JobError, JobLogLine, JobMetrics
@@ -18,9 +19,16 @@ from finery_shared.artifacts.publish import disk_full
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import TASK_ENV, Task
 from finery_shared.jobs.progress import ProgressMeter
-from finery_shared.jobs.reporter import Reporter
+from finery_shared.jobs.ranks import RankPlace, die_with_parent, own_place, rank_lost
+from finery_shared.jobs.reporter import Reporter, Reports, Silence
 
 OUTCOME_FILE = "outcome.pb"
+
+LOST_RANK_STATUS = 4
+"""Exit status of a rank that can't go on because another one is gone."""
+
+_FAILURE_PATIENCE = 5.0
+"""Seconds in which a rank that failed has said why."""
 
 
 class JobCancelled(Exception):
@@ -54,9 +62,11 @@ class Outcome:
 class WorkerContext:
     """A worker's view of its attempt."""
 
-    def __init__(self, task: Task, reporter: Reporter) -> None:
+    def __init__(self, task: Task, reporter: Reports, place: RankPlace | None = None) -> None:
         self._reporter = reporter
         self._meter = ProgressMeter()
+        self.place = place
+        """Where this process stands among the ranks of the attempt; None when it works by itself."""
         self.job = task.job
         self.attempt = task.attempt
         self.spec = task.spec_bytes
@@ -94,32 +104,70 @@ class WorkerContext:
 
 
 def run_worker(main: Callable[[WorkerContext], Outcome]) -> int:
-    """Run an attempt and hand in how it ended; the exit status of the process."""
+    """Run an attempt and hand in how it ended; the exit status of the process.
+
+    Of several ranks, each runs ``main``; rank 0 alone reports, and the outcome is what it returns.
+    """
     task = Task.read(Path(os.environ[TASK_ENV]))
+    place = own_place(os.environ)
+    if place is not None:
+        die_with_parent()
+        if place.rank > 0:
+            return _assist(main, WorkerContext(task, Silence(), place), place)
     reporter = Reporter(task)
     signal.signal(signal.SIGTERM, lambda *_: reporter.cancel_requested.set())
     reporter.start()
-    context = WorkerContext(task, reporter)
-    outcome = _run(main, context)
+    context = WorkerContext(task, reporter, place)
+    try:
+        outcome = _run(partial(_in_clean_staging, main), context)
+    except RankLost:
+        told = place.failure_of_others(_FAILURE_PATIENCE) if place else None
+        if told is None:
+            return LOST_RANK_STATUS  # no word of an outcome: the next attempt goes on
+        outcome = told
+    if outcome.HasField("cancelled") and place is not None:
+        outcome = place.failure_of_others(0) or outcome  # torchrun stops all ranks when one fails
     _keep(outcome, context.staging)
     return 0 if reporter.finish(outcome) else 1
 
 
+def _assist(main: Callable[[WorkerContext], Outcome], context: WorkerContext, place: RankPlace) -> int:
+    """Run a rank other than 0."""
+    try:
+        outcome = _run(main, context)
+    except RankLost:
+        return LOST_RANK_STATUS
+    if outcome.HasField("failure"):
+        place.leave_failure(outcome)
+        return 1
+    return 0
+
+
+class RankLost(Exception):
+    """Another rank of the attempt is gone, so that this one can't go on."""
+
+
 def _run(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> WorkerOutcome:
     try:
-        _discard_attempts(context.staging.parent)
-        context.staging.mkdir(parents=True)
         result = main(context)
     except JobCancelled:
         return WorkerOutcome(cancelled=WorkerCancelled(artifacts=[a.to_proto() for a in context.kept]))
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
+        if context.place is not None and rank_lost(error):
+            raise RankLost from error
         failure = explain(error, context.staging)
         return WorkerOutcome(
             failure=JobError(reason=failure.reason, message=failure.message, metadata=failure.metadata)
         )
     success = WorkerSuccess(artifacts=[a.to_proto() for a in result.artifacts], figures=result.figures)
     return WorkerOutcome(success=success)
+
+
+def _in_clean_staging(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> Outcome:
+    _discard_attempts(context.staging.parent)
+    context.staging.mkdir(parents=True)
+    return main(context)
 
 
 def _discard_attempts(directory: Path) -> None:
