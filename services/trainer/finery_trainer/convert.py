@@ -13,7 +13,7 @@ from finery_shared.jobs.publication import Published
 from finery_shared.jobs.rows import JobRecord
 from finery_trainer.spec import TrainingSpec
 
-BEST, LAST = "best_checkpoint", "last_checkpoint"
+BEST, LAST, OTHER = "best_checkpoint", "last_checkpoint", "other_checkpoint"
 """Roles of a job's artifacts."""
 
 _SPEC = (

@@ -10,7 +10,8 @@ from finery_shared.models import Recipe
 from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.checkpoints import run_directory
 from finery_trainer.recipes.hardware import checking_dtype, choose_dtype, read_cpu_flags
-from finery_trainer.recipes.training import Checkpoint, TrainingResult
+from finery_trainer.recipes.saved import Checkpoint
+from finery_trainer.recipes.training import TrainingResult
 from finery_trainer.spec import TrainingSpec, fill
 
 NOW = datetime(2026, 11, 24, 7, 8, 9)

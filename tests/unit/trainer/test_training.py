@@ -1,71 +1,15 @@
 """The training loop on a tiny model: it learns, repeats itself, evaluates what it saves, stops when asked."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import LoraConfig, get_peft_model
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from finery_shared.errors import FineryError, Reason
-from finery_shared.models import Recipe
-from finery_trainer.recipes.attention import register
 from finery_trainer.recipes.reporting import JobCallback
-from finery_trainer.recipes.rows import Row
-from finery_trainer.recipes.training import TrainingResult, train
-from finery_trainer.spec import fill
-
-
-class RecordingContext:
-    """Keeps what a run reports; asks it to stop after ``cancel_at`` steps."""
-
-    def __init__(self, cancel_at: int | None = None) -> None:
-        self.measured: list[tuple[int, str, dict[str, float]]] = []
-        self.steps: list[int] = []
-        self._cancel_at = cancel_at
-
-    @property
-    def cancel_requested(self) -> bool:
-        return self._cancel_at is not None and max(self.steps, default=0) >= self._cancel_at
-
-    def progress(self, step: int, total: int, phase: str) -> None:
-        self.steps.append(step)
-
-    def metrics(self, step: int, values: Mapping[str, float], phase: str = "train") -> None:
-        self.measured.append((step, phase, dict(values)))
-
-    def losses(self) -> list[float]:
-        return [values["loss"] for _, _, values in self.measured if "loss" in values]
-
-
-def run(output: Path, context: RecordingContext, *, evaluate: bool = True, **given: Any) -> TrainingResult:
-    set_seed(1)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        attn_implementation=register(),
-    )
-    model = get_peft_model(
-        LlamaForCausalLM(config), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj", "up_proj"])
-    )
-    rows = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 26)]
-    values = {"batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "logging_steps": 1, **given}
-    spec = fill({"datasets": ("x",), "output_dir": "/out", **values}, Recipe())
-    return train(model, spec, rows[:16], rows[16:] if evaluate else [], output, context)  # type: ignore[arg-type]
+from tests.unit.trainer.runs import RecordingContext, run
 
 
 def test_the_loss_falls_and_every_checkpoint_is_evaluated(tmp_path: Path) -> None:
@@ -105,11 +49,11 @@ def test_only_the_latest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert [c.eval_loss for c in result.checkpoints] == [None, None]
 
 
-def test_a_cancelled_run_ends_after_its_step(tmp_path: Path) -> None:
+def test_a_cancelled_run_ends_after_its_step_and_saves_it(tmp_path: Path) -> None:
     context = RecordingContext(cancel_at=3)
     result = run(tmp_path, context, max_steps=50, save_steps=2)
     assert context.steps[-1] == 3
-    assert [c.step for c in result.checkpoints] == [2]
+    assert [c.step for c in result.checkpoints] == [2, 3]
 
 
 @pytest.mark.parametrize("logs", [{"loss": math.nan}, {"loss": math.inf}, {"eval_loss": math.nan}])

@@ -16,10 +16,10 @@ _BIG = 1_000_000_000
 
 
 def total_steps(spec: TrainingSpec, rows: int) -> int:
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the whole run over that many rows, which the ranks share."""
     if spec.max_steps is not None:
         return spec.max_steps
-    batches = math.ceil(rows / spec.batch_size)
+    batches = math.ceil(rows / (spec.batch_size * spec.nproc_per_node))
     steps_an_epoch = max(1, math.ceil(batches / spec.gradient_accumulation_steps))
     return max(1, math.ceil(spec.num_train_epochs * steps_an_epoch))
 
@@ -45,6 +45,9 @@ def training_arguments(
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
         optim="adamw_torch",
+        adam_beta1=spec.adam_beta1,
+        adam_beta2=spec.adam_beta2,
+        neftune_noise_alpha=None,  # see neftune.py
         seed=spec.seed,
         data_seed=spec.seed,
         bf16=False,
@@ -59,8 +62,7 @@ def training_arguments(
         greater_is_better=False if evaluate else None,
         save_strategy="steps",
         save_steps=spec.save_steps,
-        save_total_limit=spec.save_total_limit,
-        save_only_model=True,
+        save_total_limit=None,  # see CheckpointKeeper
         logging_strategy="steps",
         logging_steps=spec.logging_steps,
         logging_nan_inf_filter=False,

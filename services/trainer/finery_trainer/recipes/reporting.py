@@ -9,31 +9,43 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import WorkerContext
+from finery_trainer.recipes.stopping import loss_stopped_falling
 
 PHASE = "training"
 _SKIPPED = {"epoch", "total_flos", "train_runtime", "eval_runtime", "train_loss"}
 
 
 class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not checked
-    """Reports every step, evaluates whatever is saved, and stops when the job is cancelled."""
+    """Reports every step, evaluates whatever is saved, and stops when the job is cancelled or no longer learns."""
 
-    def __init__(self, context: WorkerContext, *, evaluates: bool) -> None:
+    def __init__(self, context: WorkerContext, *, evaluates: bool, patience: int | None = None) -> None:
         self._context = context
         self._evaluates = evaluates
+        self._patience = patience
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Say how many steps there are."""
-        self._context.progress(0, state.max_steps, PHASE)
+        self._context.progress(state.global_step, state.max_steps, PHASE)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Report the step. A checkpoint without an evaluation could never be the best one."""
+        """Report the step. A checkpoint without an evaluation could never be the best one.
+
+        What is saved is logged first: a run that goes on from there logs the same losses as one that never stopped.
+        """
         self._context.progress(state.global_step, state.max_steps, PHASE)
         control.should_evaluate |= control.should_save and self._evaluates
         if self._context.cancel_requested:
-            control.should_training_stop = True
-            control.should_save = control.should_evaluate = False
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = False
+        control.should_log |= control.should_save or control.should_evaluate
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop early, with a checkpoint of this step."""
+        if loss_stopped_falling(state.log_history, self._patience):
+            self._context.log(f"stopped at step {state.global_step}: the evaluation loss no longer falls")
+            control.should_training_stop = control.should_save = True
 
     def on_log(
         self,

@@ -12,8 +12,9 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from finery_shared.datasets import LoadedDatasets
+from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import JobCancelled, Outcome, StagedArtifact, WorkerContext
-from finery_trainer.convert import BEST, LAST
+from finery_trainer.convert import BEST, LAST, OTHER
 from finery_trainer.planning import TrainingPlan
 from finery_trainer.recipes.checkpoints import assemble, describe, run_directory
 from finery_trainer.recipes.gates.answering import Chat
@@ -22,7 +23,8 @@ from finery_trainer.recipes.gates.files import check_adapter, check_tokenizer
 from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
 from finery_trainer.recipes.loading import add_adapter, load_adapter, load_base, load_tokenizer
 from finery_trainer.recipes.rows import TokenizedRows, require_rows, tokenize
-from finery_trainer.recipes.training import Checkpoint, TrainingResult, train
+from finery_trainer.recipes.saved import Checkpoint, whole_checkpoints
+from finery_trainer.recipes.training import TrainingResult, train
 
 _PHASES = {"loading": 0.08, "training": 0.77, "checking": 0.15}
 
@@ -45,31 +47,36 @@ class Sft:
         self._written = written
         self._dtype = choose_dtype(plan.spec.dtype)
         self._parameters = 0
+        self._saved = context.state / "trainer"
         self._run = run_directory(Path(plan.spec.output_dir), plan.model.spec.model_type, datetime.now())
 
     def run(self) -> Outcome:
-        """Train, check, and hand in the best and the last checkpoint, which may be the same."""
+        """Train, check, and hand in the best and the last checkpoint, which may be the same, and what else is kept."""
         self._context.plan(_PHASES)
         transformers_logging.disable_progress_bar()
+        try:
+            return self._run_to_the_end()
+        except JobCancelled:
+            self._keep_the_last()
+            raise
+
+    def _run_to_the_end(self) -> Outcome:
         tokenizer = load_tokenizer(self._plan.model.path)
         rows = tokenize(tokenizer, self._data.train, self._plan.spec.max_length)
         require_rows(rows, self._plan.spec.max_length)
         eval_rows = tokenize(tokenizer, self._data.val, self._plan.spec.max_length)
         self._tell(rows, eval_rows)
-        result = self._train(rows, eval_rows)
-        best = result.best(by_loss=len(eval_rows.rows) >= self._min_eval_rows)
+        by_loss = len(eval_rows.rows) >= self._min_eval_rows
+        result = self._train(rows, eval_rows, by_loss)
+        best = result.best(by_loss=by_loss)
         figures = {"train_loss": result.train_loss, "train_seconds": result.seconds}
         if best.eval_loss is not None:
             figures["eval_loss"] = best.eval_loss
-        directories = self._stage(best, result.last)
-        try:
-            figures |= self._question(directories[best.step])
-        except JobCancelled:
-            self._keep(directories[result.last.step], result.last)
-            raise
-        artifacts = [self._describe(directories[c.step], c, figures) for c in _distinct(best, result.last)]
-        roles = [BEST] if best.step == result.last.step else [BEST, LAST]
-        return Outcome([_artifact(*pair, self._run) for pair in zip(artifacts, roles, strict=True)], figures)
+        self._context.progress(0, 3, "checking")
+        for checkpoint in result.checkpoints:
+            self._stage(checkpoint)
+        figures |= self._question(self._staged(best))
+        return Outcome([self._artifact(c, result.last, best, figures) for c in _ordered(result, best)], figures)
 
     def _tell(self, rows: TokenizedRows, eval_rows: TokenizedRows) -> None:
         tokens = sum(len(row.input_ids) for row in rows.rows)
@@ -79,40 +86,48 @@ class Sft:
             f"{left_out} left out because they are longer than {self._plan.spec.max_length} tokens"
         )
 
-    def _train(self, rows: TokenizedRows, eval_rows: TokenizedRows) -> TrainingResult:
+    def _train(self, rows: TokenizedRows, eval_rows: TokenizedRows, by_loss: bool) -> TrainingResult:
         self._context.raise_if_cancelled()
         set_seed(self._plan.spec.seed)
         model = add_adapter(load_base(self._plan.model.path, self._dtype), self._plan)
         trainable, self._parameters = model.get_nb_trainable_parameters()
         self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, base model in {self._dtype}")
-        output = self._context.staging / "trainer"
-        result = train(model, self._plan.spec, rows.rows, eval_rows.rows, output, self._context)
+        result = train(
+            model, self._plan.spec, rows.rows, eval_rows.rows, self._saved, self._context, best_by_loss=by_loss
+        )
         del model
         gc.collect()  # the trained model lives in cycles; the checks below load it again from disk
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if self._context.cancel_requested:
-            if result.checkpoints:
-                self._keep(self._stage(result.last)[result.last.step], result.last)
-            raise JobCancelled
+        self._context.raise_if_cancelled()
         return result
 
-    def _keep(self, directory: Path, checkpoint: Checkpoint) -> None:
-        """Have a cancelled run's last whole checkpoint published."""
-        self._context.kept.append(_artifact(self._describe(directory, checkpoint, {}), LAST, self._run))
+    def _keep_the_last(self) -> None:
+        """Have the last whole checkpoint of a cancelled run published, also one of an attempt before this one."""
+        checkpoints = whole_checkpoints(self._saved)
+        if not checkpoints:
+            return
+        try:
+            self._stage(checkpoints[-1])
+        except FineryError as error:
+            if error.reason is not Reason.GATE_FAILED:
+                raise
+            self._context.log(f"the last checkpoint is not kept: {error.message}")
+            return
+        self._context.kept.append(self._artifact(checkpoints[-1], checkpoints[-1], None, {}))
 
-    def _stage(self, *checkpoints: Checkpoint) -> dict[int, Path]:
-        """Directories as they will be published, by step, their bytes checked."""
-        self._context.progress(0, 3, "checking")
-        directories = {}
-        for checkpoint in _distinct(*checkpoints):
-            target = self._context.staging / f"checkpoint-{checkpoint.step}"
-            assemble(checkpoint.path, self._plan.model.path, target)
-            self._written(target)
-            check_tokenizer(target, self._plan.model.path)
-            check_adapter(target, self._plan.target_modules, self._plan.model.spec.shape.layers)
-            directories[checkpoint.step] = target
-        return directories
+    def _staged(self, checkpoint: Checkpoint) -> Path:
+        return self._context.staging / f"checkpoint-{checkpoint.step}"
+
+    def _stage(self, checkpoint: Checkpoint) -> None:
+        """Make the directory as it will be published, its bytes checked."""
+        target = self._staged(checkpoint)
+        if target.exists():
+            return
+        assemble(checkpoint.path, self._plan.model.path, target)
+        self._written(target)
+        check_tokenizer(target, self._plan.model.path)
+        check_adapter(target, self._plan.target_modules, self._plan.model.spec.shape.layers)
 
     def _question(self, directory: Path) -> dict[str, float]:
         """Load the written adapter afresh, and see what it does."""
@@ -130,18 +145,19 @@ class Sft:
         self._context.progress(3, 3, "checking")
         return figures
 
-    def _describe(self, directory: Path, checkpoint: Checkpoint, figures: dict[str, float]) -> Path:
-        metrics = dict(figures)
-        metrics.pop("eval_loss", None)
+    def _artifact(
+        self, checkpoint: Checkpoint, last: Checkpoint, best: Checkpoint | None, figures: dict[str, float]
+    ) -> StagedArtifact:
+        """A staged checkpoint with its manifest. The figures were measured on the best one alone."""
+        directory = self._staged(checkpoint)
+        metrics = dict(figures) if checkpoint == best else {}
         if checkpoint.eval_loss is not None:
             metrics["eval_loss"] = checkpoint.eval_loss
         describe(directory, self._plan, self._context.job, metrics)
-        return directory
+        role = BEST if checkpoint == best else LAST if checkpoint == last else OTHER
+        return StagedArtifact(directory, self._run / directory.name, role)
 
 
-def _distinct(*checkpoints: Checkpoint) -> list[Checkpoint]:
-    return list({checkpoint.step: checkpoint for checkpoint in checkpoints}.values())
-
-
-def _artifact(directory: Path, role: str, run: Path) -> StagedArtifact:
-    return StagedArtifact(directory, run / directory.name, role)
+def _ordered(result: TrainingResult, best: Checkpoint) -> list[Checkpoint]:
+    """The best, the last, then the others."""
+    return list(dict.fromkeys((best, result.last, *result.checkpoints)))

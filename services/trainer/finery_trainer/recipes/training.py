@@ -1,31 +1,32 @@
-"""The run itself: transformers' Trainer over packed rows."""
+"""The run itself: transformers' Trainer over packed rows, which goes on from where an earlier attempt was cut short."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerState
 
 from finery_shared.jobs.worker import WorkerContext
-from finery_trainer.recipes.arguments import training_arguments
+from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.collator import pack
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
+from finery_trainer.recipes.saved import (
+    Checkpoint,
+    CheckpointKeeper,
+    best,
+    discard_broken,
+    read_state,
+    seconds_of,
+    whole_checkpoints,
+)
+from finery_trainer.recipes.stopping import loss_stopped_falling
 from finery_trainer.spec import TrainingSpec
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A directory that the Trainer saved, its step, and its evaluation loss in nats a token, if it was evaluated."""
-
-    path: Path
-    step: int
-    eval_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,34 @@ class TrainingResult:
     @property
     def last(self) -> Checkpoint:
         """The checkpoint of the latest step."""
-        return max(self.checkpoints, key=lambda checkpoint: checkpoint.step)
+        return best(self.checkpoints, by_loss=False)
 
     def best(self, *, by_loss: bool) -> Checkpoint:
         """The checkpoint with the lowest evaluation loss; the last one if the loss shall not decide."""
-        if not by_loss:
-            return self.last
-        return min(
-            self.checkpoints,
-            key=lambda c: (float("inf") if c.eval_loss is None else c.eval_loss, -c.step),
-        )
+        return best(self.checkpoints, by_loss=by_loss)
 
 
 def train(
-    model: PeftModel,
+    model: Any,
     spec: TrainingSpec,
     rows: Sequence[Row],
     eval_rows: Sequence[Row],
     output: Path,
     context: WorkerContext,
+    *,
+    best_by_loss: bool = True,
 ) -> TrainingResult:
-    """Train the adapter of ``model``, saving checkpoints below ``output``; returns early when the job is cancelled."""
+    """Train what is trainable in ``model``, saving checkpoints below ``output``; returns early when cancelled.
+
+    Goes on from the latest whole checkpoint that ``output`` holds, with its optimizer, schedule, data order and random
+    numbers: what follows is what would have followed without the break.
+    """
+    discard_broken(output)
+    earlier = whole_checkpoints(output)
+    if earlier and _is_over(read_state(earlier[-1].path), spec, len(rows)):
+        return _result(output, read_state(earlier[-1].path), seconds_of(earlier[-1].path))
+    before = seconds_of(earlier[-1].path) if earlier else 0.0
+    began = time.monotonic()
     trainer = Trainer(
         model=model,
         args=training_arguments(
@@ -68,15 +76,39 @@ def train(
         data_collator=pack,
         train_dataset=list(rows),
         eval_dataset=list(eval_rows) or None,
-        callbacks=[JobCallback(context, evaluates=bool(eval_rows))],
+        callbacks=[
+            JobCallback(context, evaluates=bool(eval_rows), patience=spec.early_stopping_patience),
+            CheckpointKeeper(
+                output,
+                spec.save_total_limit,
+                by_loss=best_by_loss and bool(eval_rows),
+                clock=lambda: before + time.monotonic() - began,
+            ),
+        ],
     )
     trainer.remove_callback(PrinterCallback)
-    began = time.monotonic()
-    outcome = trainer.train()
-    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
-    return TrainingResult(_checkpoints(output, losses), float(outcome.training_loss), time.monotonic() - began)
+    if earlier:
+        context.log(f"going on from step {earlier[-1].step}")
+    trainer.train(resume_from_checkpoint=str(earlier[-1].path) if earlier else None)
+    return _result(output, trainer.state, before + time.monotonic() - began)
 
 
-def _checkpoints(output: Path, losses: dict[Any, float]) -> tuple[Checkpoint, ...]:
-    found = [(int(path.name.rpartition("-")[2]), path) for path in output.glob("checkpoint-*")]
-    return tuple(Checkpoint(path, step, losses.get(step)) for step, path in sorted(found))
+def _is_over(state: TrainerState, spec: TrainingSpec, rows: int) -> bool:
+    """Whether nothing is left to train: a crash can fall between the last save and the end of the checks."""
+    if state.global_step >= total_steps(spec, rows):
+        return True
+    return loss_stopped_falling(state.log_history, spec.early_stopping_patience)
+
+
+def _result(output: Path, state: TrainerState, seconds: float) -> TrainingResult:
+    return TrainingResult(tuple(whole_checkpoints(output)), mean_loss(state.log_history), seconds)
+
+
+def mean_loss(log_history: Sequence[Mapping[str, Any]]) -> float:
+    """Training loss in nats a token, the mean over all steps; each logged loss is the mean since the one before."""
+    total, last = 0.0, 0
+    for entry in log_history:
+        if "loss" in entry:
+            total += float(entry["loss"]) * (int(entry["step"]) - last)
+            last = int(entry["step"])
+    return total / last if last else math.nan
