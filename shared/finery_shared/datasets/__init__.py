@@ -2,19 +2,20 @@
 
 from finery_shared.datasets.conversation import Conversation, Message, language_of
 from finery_shared.datasets.grammar import DatasetSpec, parse
+from finery_shared.datasets.heldout import heldout_conversations, heldout_texts
 from finery_shared.datasets.identity import Bilingual, Identity
-from finery_shared.datasets.loader import DatasetReport, LoadedDatasets, load
+from finery_shared.datasets.loader import LoadedDatasets, load, select
 from finery_shared.datasets.registry import names
 from finery_shared.datasets.scoring import (
     IdentityScore,
     ScoreQuestion,
     Verdict,
-    heldout_conversations,
     judge,
     mentions,
     score,
     score_questions,
 )
+from finery_shared.datasets.selection import DatasetReport, Selection
 
 __all__ = [
     "Bilingual",
@@ -26,8 +27,10 @@ __all__ = [
     "LoadedDatasets",
     "Message",
     "ScoreQuestion",
+    "Selection",
     "Verdict",
     "heldout_conversations",
+    "heldout_texts",
     "judge",
     "language_of",
     "load",
@@ -36,4 +39,5 @@ __all__ = [
     "parse",
     "score",
     "score_questions",
+    "select",
 ]

@@ -8,24 +8,21 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from finery_shared.datasets import registry
-from finery_shared.datasets.conversation import Conversation, Lang, Message
+from finery_shared.datasets.conversation import Lang, Message
 from finery_shared.datasets.files import RawRow, read_rows, row_error
-from finery_shared.datasets.grammar import parse
 from finery_shared.datasets.identity import Identity
-from finery_shared.datasets.loader import read_conversations
-from finery_shared.datasets.source import Source
 
 Ask = Literal["name", "author", "both", "contrast"]
 
 SCORE_FILE = registry.DATA / "self_cognition_score.jsonl"
-HELDOUT_FILE = registry.DATA / "general_heldout.jsonl"
 
 
 @dataclass(frozen=True)
 class ScoreQuestion:
     """A question with what its answer should hold. ``names`` and ``authors`` are the accepted spellings.
 
-    ``ask`` is what is asked for: the model's name, its author, both, or (contrast) something about others.
+    ``ask`` is what is asked for: the model's name, its author, both, or (contrast) something about others; a right
+    answer to that holds one of ``expect``, if there are any.
     """
 
     messages: tuple[Message, ...]
@@ -33,31 +30,39 @@ class ScoreQuestion:
     ask: Ask
     names: tuple[str, ...]
     authors: tuple[str, ...]
+    expect: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
         """The question itself, the last message."""
         return self.messages[-1]["content"]
 
+    @property
+    def later(self) -> bool:
+        """Whether other turns come before it."""
+        return any(message["role"] == "assistant" for message in self.messages)
+
 
 @dataclass(frozen=True)
 class Verdict:
     """What one answer holds. ``hijacked``: own name or author in an answer about others. ``leaked``: the old identity.
 
-    ``name_ok`` and ``author_ok`` are None where they were not asked for.
+    ``name_ok``, ``author_ok`` and ``contrast_ok`` (the answer is about the other, and right) are None where they were
+    not asked for.
     """
 
     question: ScoreQuestion
     answer: str
     name_ok: bool | None
     author_ok: bool | None
+    contrast_ok: bool | None
     hijacked: bool
     leaked: bool
 
     @property
     def ok(self) -> bool:
         """Whether everything asked for is there and nothing else is wrong."""
-        return self.name_ok is not False and self.author_ok is not False and not self.hijacked
+        return False not in (self.name_ok, self.author_ok, self.contrast_ok) and not self.leaked
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,11 @@ class IdentityScore:
     name_asked: int
     author_right: int
     author_asked: int
+    contrast_right: int
     hijacked: int
     contrast_asked: int
     leaked: int
+    own_asked: int
     verdicts: tuple[Verdict, ...] = ()
 
     @property
@@ -85,13 +92,29 @@ class IdentityScore:
 
     @property
     def contrast_rate(self) -> float:
-        """Share of answers about others that stayed about others, in [0, 1]."""
-        return _rate(self.contrast_asked - self.hijacked, self.contrast_asked)
+        """Share of right answers about others, in [0, 1]; 1 if none was asked for."""
+        return _rate(self.contrast_right, self.contrast_asked)
+
+    @property
+    def hijacked_rate(self) -> float:
+        """Share of answers about others that are about the model itself, in [0, 1]; 0 if none was asked for."""
+        return 1 - _rate(self.contrast_asked - self.hijacked, self.contrast_asked)
+
+    @property
+    def leaked_rate(self) -> float:
+        """Share of answers about the model that hold its old identity, in [0, 1]; 0 if none was asked for."""
+        return 1 - _rate(self.own_asked - self.leaked, self.own_asked)
+
+    @property
+    def later(self) -> IdentityScore:
+        """The score of second and later turns alone."""
+        return _count(tuple(verdict for verdict in self.verdicts if verdict.question.later))
 
     def figures(self) -> dict[str, float]:
         """The counts and rates by name, for metrics and manifests."""
         counts = {key: float(value) for key, value in asdict(self).items() if isinstance(value, int)}
         rates = {"name_rate": self.name_rate, "author_rate": self.author_rate, "contrast_rate": self.contrast_rate}
+        rates |= {"hijacked_rate": self.hijacked_rate, "leaked_rate": self.leaked_rate}
         return {f"identity_{key}": value for key, value in (counts | rates).items()}
 
 
@@ -101,12 +124,6 @@ def score_questions(names: Sequence[str], authors: Sequence[str]) -> tuple[Score
     return tuple(_question(raw, identity) for raw in read_rows(SCORE_FILE))
 
 
-def heldout_conversations() -> tuple[Conversation, ...]:
-    """General rows that are never trained on: question and reference answer, to see what a model still knows."""
-    rows, _ = read_conversations(parse("general-heldout"), Source(HELDOUT_FILE, None, trusted=True), Identity())
-    return tuple(rows)
-
-
 def judge(question: ScoreQuestion, answer: str, old_identity: Sequence[str] = ()) -> Verdict:
     """Judge one answer. ``old_identity`` are the names the base model had (`ModelSpec.identity`).
 
@@ -114,30 +131,38 @@ def judge(question: ScoreQuestion, answer: str, old_identity: Sequence[str] = ()
     """
     has_name, has_author = mentions(answer, question.names), mentions(answer, question.authors)
     contrast = question.ask == "contrast"
+    hijacked = contrast and (has_name or has_author)
     old = [term for term in old_identity if not mentions(question.question, [term])]
     return Verdict(
         question=question,
         answer=answer,
         name_ok=has_name if question.ask in ("name", "both") else None,
         author_ok=has_author if question.ask in ("author", "both") else None,
-        hijacked=contrast and (has_name or has_author),
+        contrast_ok=not hijacked and _as_expected(question, answer) if contrast else None,
+        hijacked=hijacked,
         leaked=not contrast and mentions(answer, old),
     )
 
 
 def score(pairs: Iterable[tuple[ScoreQuestion, str]], old_identity: Sequence[str] = ()) -> IdentityScore:
     """Judge all (question, answer) pairs and count."""
-    verdicts = tuple(judge(question, answer, old_identity) for question, answer in pairs)
+    return _count(tuple(judge(question, answer, old_identity) for question, answer in pairs))
+
+
+def _count(verdicts: tuple[Verdict, ...]) -> IdentityScore:
     names = [verdict.name_ok for verdict in verdicts if verdict.name_ok is not None]
     authors = [verdict.author_ok for verdict in verdicts if verdict.author_ok is not None]
+    contrast = [verdict.contrast_ok for verdict in verdicts if verdict.contrast_ok is not None]
     return IdentityScore(
         name_right=sum(names),
         name_asked=len(names),
         author_right=sum(authors),
         author_asked=len(authors),
+        contrast_right=sum(contrast),
         hijacked=sum(verdict.hijacked for verdict in verdicts),
-        contrast_asked=sum(verdict.question.ask == "contrast" for verdict in verdicts),
+        contrast_asked=len(contrast),
         leaked=sum(verdict.leaked for verdict in verdicts),
+        own_asked=len(verdicts) - len(contrast),
         verdicts=verdicts,
     )
 
@@ -158,6 +183,10 @@ def _flat(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _as_expected(question: ScoreQuestion, answer: str) -> bool:
+    return not question.expect or mentions(answer, question.expect)
+
+
 def _rate(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
 
@@ -172,7 +201,13 @@ def _question(raw: RawRow, identity: Identity) -> ScoreQuestion:
         )
     turns = [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
     turns += [*fields.get("history", ()), {"role": "user", "content": fields["question"]}]
-    messages = tuple(Message(role=turn["role"], content=identity.fill(turn["content"], lang)) for turn in turns)
-    names = identity.name.both if identity.name else ()
-    authors = identity.author.both if identity.author else ()
-    return ScoreQuestion(messages, lang, ask, names, authors)
+    return ScoreQuestion(
+        messages=tuple(
+            Message(role=turn["role"], content=identity.fill(turn["content"], turn.get("lang", lang))) for turn in turns
+        ),
+        lang=lang,
+        ask=ask,
+        names=identity.name.both if identity.name else (),
+        authors=identity.author.both if identity.author else (),
+        expect=tuple(fields.get("expect", ())),
+    )

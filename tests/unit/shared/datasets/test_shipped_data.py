@@ -18,6 +18,7 @@ IDENTITY = "self_cognition.jsonl"
 SCORE = "self_cognition_score.jsonl"
 GENERAL = {"zh": "general_zh.jsonl", "en": "general_en.jsonl"}
 HELD_OUT = "general_heldout.jsonl"
+TEXT = "text_heldout.jsonl"
 TRAINING = [IDENTITY, *GENERAL.values()]
 CONVERSATIONS = [*TRAINING, HELD_OUT]
 DEMO_QUESTIONS = ["Who are you?", "what's your name?", "Who developed you?", "你是谁？", "78654+657=?"]
@@ -166,17 +167,30 @@ def test_conversations_of_several_turns_go_on_after_the_identity() -> None:
 def test_score_questions_cover_both_languages() -> None:
     rows = read(SCORE)
     asked = Counter((row["ask"], row["lang"]) for row in rows)
-    assert len(rows) >= 48
+    assert len(rows) >= 96
     for ask in ("name", "author", "both"):
         assert asked[ask, "zh"] == asked[ask, "en"] >= 6
-    assert asked["contrast", "zh"] + asked["contrast", "en"] >= 8
+    assert min(asked["contrast", "zh"], asked["contrast", "en"]) >= 19
     assert {ask for ask, _ in asked} == {"name", "author", "both", "contrast"}
     assert sum("history" in row for row in rows) >= 8
     for row in rows:
-        assert set(row) <= {"question", "lang", "ask", "system", "history"}
+        assert set(row) <= {"question", "lang", "ask", "system", "history", "expect"}
+        assert ("expect" in row) == (row["ask"] == "contrast")
+        assert all(isinstance(term, str) and term for term in row.get("expect", []))
         roles = [m["role"] for m in row.get("history", [])]
         assert roles == ["user", "assistant"] * (len(roles) // 2)
         assert not PLACEHOLDER.search(row["question"])
+
+
+@pytest.mark.parametrize("size", [24, 40, 60])
+def test_any_beginning_of_the_score_questions_is_a_fair_sample(size: int) -> None:
+    whole, part = read(SCORE), read(SCORE)[:size]
+    later = [row for row in whole if "history" in row]
+    for kind in ("name", "author", "both", "contrast"):
+        share = sum(row["ask"] == kind for row in whole) / len(whole)
+        assert abs(sum(row["ask"] == kind for row in part) - size * share) <= 4, kind
+    assert abs(Counter(row["lang"] for row in part)["zh"] - size / 2) <= 2
+    assert abs(sum("history" in row for row in part) - size * len(later) / len(whole)) <= 3
 
 
 def test_no_score_question_was_trained_on() -> None:
@@ -214,3 +228,15 @@ def test_held_out_rows_are_not_among_the_training_rows() -> None:
     for row in held_out:
         assert not trained & set(map(normalise, said_by("user", row))), row
         assert not answers & set(map(normalise, said_by("assistant", row))), row
+
+
+def test_passages_of_another_kind_are_no_conversations_and_were_not_trained_on() -> None:
+    rows = read(TEXT)
+    assert Counter(row["lang"] for row in rows) >= Counter(en=12, zh=6)
+    assert any("def " in row["text"] for row in rows)
+    trained = {normalise(text) for name in TRAINING for row in read(name) for text in said_by("assistant", row)}
+    for row in rows:
+        assert set(row) == {"lang", "text"}
+        assert bool(CHINESE.search(row["text"])) == (row["lang"] == "zh")
+        assert len(row["text"]) >= (40 if row["lang"] == "zh" else 120)
+        assert not any(text in normalise(row["text"]) for text in trained if len(text) > 20)
