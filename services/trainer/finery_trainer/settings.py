@@ -28,10 +28,14 @@ class TrainerSettings(ServiceSettings):
     min_eval_rows: Annotated[int, Field(ge=1)] = 8
     """Evaluation rows below which their loss does not decide which checkpoint is the best: the last one is."""
 
+    questions_on_cpu: Annotated[int, Field(ge=1)] = 40
+    """Questions of the identity score that a job asks on a CPU; on a GPU it asks all."""
+
     def worker_environment(self) -> dict[str, str]:
         """The variables by which a worker gets these settings, wherever the service has them from."""
         return {
             "FINERY_HOME": str(self.home),
             "FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, self.allowed_roots)),
             "FINERY_TRAINER_MIN_EVAL_ROWS": str(self.min_eval_rows),
+            "FINERY_TRAINER_QUESTIONS_ON_CPU": str(self.questions_on_cpu),
         }

@@ -23,7 +23,7 @@ def train(context: WorkerContext, written: Callable[[Path], None] = lambda _dire
     context.progress(0, 0, "loading")
     from finery_trainer.recipes.sft import Sft  # imports torch: what the plan refuses is refused before
 
-    return Sft(plan, data, settings.min_eval_rows, context, written).run()
+    return Sft(plan, data, settings.min_eval_rows, settings.questions_on_cpu, context, written).run()
 
 
 if __name__ == "__main__":

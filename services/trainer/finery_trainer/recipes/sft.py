@@ -18,7 +18,8 @@ from finery_trainer.convert import BEST, LAST, OTHER
 from finery_trainer.planning import TrainingPlan
 from finery_trainer.recipes.checkpoints import assemble, describe, run_directory
 from finery_trainer.recipes.gates.answering import Chat
-from finery_trainer.recipes.gates.behaviour import check_answers, identity_figures, retention_figures
+from finery_trainer.recipes.gates.behaviour import check_answers
+from finery_trainer.recipes.gates.examination import Examiner, without_adapter
 from finery_trainer.recipes.gates.files import check_adapter, check_tokenizer
 from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
 from finery_trainer.recipes.loading import add_adapter, load_adapter, load_base, load_tokenizer
@@ -37,12 +38,14 @@ class Sft:
         plan: TrainingPlan,
         data: LoadedDatasets,
         min_eval_rows: int,
+        questions_on_cpu: int,
         context: WorkerContext,
         written: Callable[[Path], None],
     ) -> None:
         self._plan = plan
         self._data = data
         self._min_eval_rows = min_eval_rows
+        self._questions = None if torch.cuda.is_available() else questions_on_cpu
         self._context = context
         self._written = written
         self._dtype = choose_dtype(plan.spec.dtype)
@@ -68,6 +71,8 @@ class Sft:
         self._tell(rows, eval_rows)
         by_loss = len(eval_rows.rows) >= self._min_eval_rows
         result = self._train(rows, eval_rows, by_loss)
+        if self._context.place is not None and self._context.place.rank > 0:
+            return Outcome()  # checking and publishing is the first rank's business
         best = result.best(by_loss=by_loss)
         figures = {"train_loss": result.train_loss, "train_seconds": result.seconds}
         if best.eval_loss is not None:
@@ -135,15 +140,15 @@ class Sft:
         stop = self._context.raise_if_cancelled
         model = load_adapter(self._plan.model.path, directory, checking_dtype(self._dtype, self._parameters))
         tokenizer = load_tokenizer(directory)
-        chat = Chat(model, tokenizer, self._plan.model.spec.stop_tokens, stop)
-        check_answers(chat)
+        check_answers(Chat(model, tokenizer, self._plan.model.spec.stop_tokens, stop))
         self._context.progress(2, 3, "checking")
-        figures = retention_figures(model, tokenizer, stop)
-        if self._plan.teaches_identity:
-            figures |= identity_figures(chat, self._plan.spec, self._plan.model.spec.identity)
-        self._context.metrics(0, figures, "score")
+        examiner = Examiner(self._plan, tokenizer, stop, self._questions)
+        report = examiner.examine(model, lambda: without_adapter(model))
+        for line in report.lines:
+            self._context.log(line)
+        self._context.metrics(0, report.figures, "score")
         self._context.progress(3, 3, "checking")
-        return figures
+        return report.figures
 
     def _artifact(
         self, checkpoint: Checkpoint, last: Checkpoint, best: Checkpoint | None, figures: dict[str, float]
