@@ -1,15 +1,16 @@
-"""Rows from files: .jsonl, .json, .csv and .parquet, each with the place where it stands."""
+"""Rows from files, one at a time: .jsonl, .json, .csv, .parquet and .txt, each row with the place where it stands."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from finery_shared.datasets.json_stream import JsonStream
 from finery_shared.errors import FineryError, Reason
 
 
@@ -23,13 +24,17 @@ class RawRow:
 
 
 def read_rows(path: Path, subset: str | None = None) -> Iterator[RawRow]:
-    """Read a file, or every data file below a directory (of a subset: those whose path names it), in order of name.
+    """Read the `data_files` of a path one after the other; raises what `data_files` and `read_file` raise."""
+    for file in data_files(path, subset):
+        yield from read_file(file)
 
-    Raises FILE_MISSING, DATASET_NOT_FOUND (no such subset), DATASET_ROW_INVALID (a row that is no JSON object, with
-    its line) or UNSUPPORTED (file type).
+
+def read_file(file: Path) -> Iterator[RawRow]:
+    """Read one file, of which no more than a row is in memory (a parquet file: a row group).
+
+    Raises DATASET_ROW_INVALID (a row that is no JSON object, with its line) or UNSUPPORTED (file type).
     """
-    for file in _data_files(path, subset):
-        yield from _reader(file)(file)
+    return _reader(file)(file)
 
 
 def is_data_file(name: str) -> bool:
@@ -37,19 +42,35 @@ def is_data_file(name: str) -> bool:
     return Path(name).suffix.lower() in _READERS
 
 
-def _data_files(path: Path, subset: str | None) -> list[Path]:
+def data_files(path: Path, subset: str | None = None) -> list[Path]:
+    """A file, or every data file below a directory (of the subsets "a/b": those whose path names a or b), by name.
+
+    In a directory, .txt files count where there are no others: beside data they are notes and licences. Raises
+    FILE_MISSING or DATASET_NOT_FOUND (no such subset).
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FineryError(Reason.FILE_MISSING, f"There is no data file {path}: check the path.", path=str(path))
     files = sorted(file for file in path.rglob("*") if file.is_file() and is_data_file(file.name))
-    chosen = [file for file in files if subset is None or _in_subset(file.relative_to(path), subset)]
-    if not chosen:
-        what = f"no data files of subset {subset!r}" if subset and files else "no data files"
-        raise FineryError(
-            Reason.DATASET_NOT_FOUND, f"{path} has {what} ({', '.join(_READERS)}): check the name.", path=str(path)
-        )
-    return chosen
+    files = [file for file in files if file.suffix.lower() != ".txt"] or files
+    if not files:
+        raise _no_files(path, "no data files")
+    if subset is None:
+        return files
+    chosen: set[Path] = set()
+    for name in subset.split("/"):
+        found = {file for file in files if _in_subset(file.relative_to(path), name)}
+        if not found:
+            raise _no_files(path, f"no data files of subset {name!r}")
+        chosen |= found
+    return sorted(chosen)
+
+
+def _no_files(path: Path, what: str) -> FineryError:
+    return FineryError(
+        Reason.DATASET_NOT_FOUND, f"{path} has {what} ({', '.join(_READERS)}): check the name.", path=str(path)
+    )
 
 
 def _in_subset(file: Path, subset: str) -> bool:
@@ -68,36 +89,59 @@ def _reader(file: Path) -> Callable[[Path], Iterator[RawRow]]:
 
 
 def _read_jsonl(file: Path) -> Iterator[RawRow]:
-    for number, line in enumerate(_text(file).split("\n"), start=1):
-        if line.strip():
-            yield _row(file, f"line {number}", _parse(file, f"line {number}", line))
+    with _opened(file) as text:
+        for number, line in enumerate(text, start=1):
+            if line.strip():
+                yield _row(file, f"line {number}", _parse(file, f"line {number}", line))
 
 
 def _read_json(file: Path) -> Iterator[RawRow]:
-    """Read an array of objects, an object with such an array in ``data``, or JSON lines under this suffix."""
-    text = _text(file)
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        if text.lstrip().startswith("{") and "\n{" in text.replace("\r", ""):
-            yield from _read_jsonl(file)
-            return
-        _parse(file, "", text)
-        return
-    rows = parsed.get("data", [parsed]) if isinstance(parsed, dict) else parsed
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
-        yield _row(file, f"row {number}", row)
+    """Read an array of objects, an object with such an array in ``data``, or objects one after the other."""
+    with _opened(file) as text:
+        stream = JsonStream(text)
+        try:
+            for place, row in _array(stream) if stream.peek() == "[" else _objects(stream):
+                yield _row(file, place, row)
+        except json.JSONDecodeError as error:
+            raise _not_json(file, f"line {error.lineno}", error) from error
+
+
+def _array(stream: JsonStream) -> Iterator[tuple[str, object]]:
+    for number, row in enumerate(stream.items(), start=1):
+        yield f"row {number}", row
+    stream.end()
+
+
+def _objects(stream: JsonStream) -> Iterator[tuple[str, object]]:
+    while stream.peek():
+        place = f"line {stream.line}"
+        if stream.peek() != "{":
+            yield place, stream.value()
+            continue
+        fields: dict[str, object] = {}
+        for key in stream.members():
+            if key == "data" and stream.peek() == "[":
+                for number, row in enumerate(stream.items(), start=1):
+                    yield f"row {number}", row
+                return
+            fields[key] = stream.value()
+        yield place, fields
 
 
 def _read_csv(file: Path) -> Iterator[RawRow]:
-    reader = csv.DictReader(io.StringIO(_text(file), newline=""))
-    for fields in reader:
-        yield RawRow(file, f"line {reader.line_num}", {key: value for key, value in fields.items() if key is not None})
+    with _opened(file, newline="") as text:
+        reader = csv.DictReader(text)
+        try:
+            for fields in reader:
+                known = {key: value for key, value in fields.items() if key is not None}
+                yield RawRow(file, f"line {reader.line_num}", known)
+        except csv.Error as error:
+            raise row_error(file, f"line {reader.line_num}", f"it is not valid CSV ({error}); use .jsonl") from error
 
 
 def _read_parquet(file: Path) -> Iterator[RawRow]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise FineryError(
             Reason.UNSUPPORTED,
@@ -105,10 +149,21 @@ def _read_parquet(file: Path) -> Iterator[RawRow]:
             path=str(file),
         ) from error
     number = 0
-    for batch in parquet.ParquetFile(file).iter_batches():
-        for fields in batch.to_pylist():
-            number += 1
-            yield RawRow(file, f"row {number}", fields)
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            for fields in batch.to_pylist():
+                number += 1
+                yield RawRow(file, f"row {number}", fields)
+    except ArrowException as error:
+        raise row_error(file, f"after row {number}", f"it is not a whole parquet file ({error})") from error
+
+
+def _read_text(file: Path) -> Iterator[RawRow]:
+    """Every line that is not blank is a row of plain text."""
+    with _opened(file) as text:
+        for number, line in enumerate(text, start=1):
+            if line.strip():
+                yield RawRow(file, f"line {number}", {"text": line.rstrip("\r\n")})
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
@@ -116,22 +171,42 @@ _READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
 }
 
 
-def _text(file: Path) -> str:
+@contextmanager
+def _opened(file: Path, newline: str = "\n") -> Iterator[TextIO]:
+    """The file as text; by default lines end at line feeds alone, as JSON lines do."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig", newline=newline) as text:
+            yield text
     except UnicodeDecodeError as error:
-        raise row_error(file, f"byte {error.start}", "it is not UTF-8 text; save the file as UTF-8") from error
+        problem = "it is not UTF-8 text; save the file as UTF-8"
+        raise row_error(file, f"byte {_first_bad_byte(file)}", problem) from error
+
+
+def _first_bad_byte(file: Path) -> int:
+    offset = 0
+    with file.open("rb") as lines:
+        for line in lines:
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return offset + error.start
+            offset += len(line)
+    return offset
 
 
 def _parse(file: Path, place: str, text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        where = place or f"line {error.lineno}"
-        raise row_error(file, where, f"it is not valid JSON ({error.msg}, column {error.colno})") from error
+        raise _not_json(file, place, error) from error
+
+
+def _not_json(file: Path, place: str, error: json.JSONDecodeError) -> FineryError:
+    return row_error(file, place, f"it is not valid JSON ({error.msg}, column {error.colno})")
 
 
 def _row(file: Path, place: str, parsed: object) -> RawRow:

@@ -1,4 +1,4 @@
-"""The grammar of ``--dataset``: ``[HF::|MS::]name|id|path[:subset][#N]``."""
+"""The grammar of ``--dataset``: ``[HF::|MS::]name|id|path[:subset[/subset]][#N]``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from finery_shared.errors import FineryError, invalid
 HubName = Literal["HF", "MS"]
 
 _COUNT = re.compile(r"^(?P<rest>.*)#(?P<count>[^#/]*)$", re.DOTALL)
-_SUBSET = re.compile(r"^(?P<rest>.+):(?P<subset>[^:/]*)$", re.DOTALL)
+_FILE = re.compile(r"\.(jsonl|json|csv|parquet|txt)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One parsed ``--dataset`` argument. ``count`` is the number of rows asked for, None for all."""
+    """One parsed ``--dataset`` argument. ``count`` is the number of rows asked for, None for all.
+
+    ``subset`` may name several, separated by slashes; rows are counted over all of them.
+    """
 
     text: str
     name: str
@@ -30,11 +33,7 @@ def parse(text: str) -> DatasetSpec:
     rest = text.strip()
     hub, rest = _split_hub(text, rest)
     count, rest = _split_count(text, rest)
-    subset: str | None = None
-    if match := _SUBSET.match(rest):
-        rest, subset = match["rest"], match["subset"]
-        if not subset:
-            raise _bad(text, "nothing follows the colon; a subset stands there, as in alpaca:train")
+    rest, subset = _split_subset(text, rest)
     if not rest:
         raise _bad(text, "the name is missing")
     return DatasetSpec(text=text, name=rest, hub=hub, subset=subset, count=count)
@@ -62,5 +61,15 @@ def _split_count(text: str, rest: str) -> tuple[int | None, str]:
     return int(digits), match["rest"]
 
 
+def _split_subset(text: str, rest: str) -> tuple[str, str | None]:
+    """What follows the last colon, unless that belongs to a path: it ends like a data file's name."""
+    name, colon, subset = rest.rpartition(":")
+    if not colon or not name or _FILE.search(subset):
+        return rest, None
+    if not all(subset.split("/")):
+        raise _bad(text, "a subset is missing after the colon; one stands there, as in alpaca:train, or a:train/test")
+    return name, subset
+
+
 def _bad(text: str, what: str) -> FineryError:
-    return invalid("dataset", f"{text!r}: {what}. The form is [HF::|MS::]name|id|path[:subset][#N].")
+    return invalid("dataset", f"{text!r}: {what}. The form is [HF::|MS::]name|id|path[:subset[/subset]][#N].")

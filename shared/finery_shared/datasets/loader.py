@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finery_shared.datasets.conversation import Conversation, Turn, language_of
-from finery_shared.datasets.files import RawRow, read_rows, row_error
-from finery_shared.datasets.formats import RowProblem, to_turns
+from finery_shared.datasets import registry
+from finery_shared.datasets.conversation import Conversation
+from finery_shared.datasets.files import data_files
 from finery_shared.datasets.grammar import DatasetSpec, HubName, parse
 from finery_shared.datasets.hubs import DatasetHub, hubs_from
-from finery_shared.datasets.identity import FLAGS, Identity, surviving_placeholder
+from finery_shared.datasets.identity import Identity
+from finery_shared.datasets.reading import RowReader, Skipped, Tick
 from finery_shared.datasets.sampling import Sample, draw
+from finery_shared.datasets.selection import DatasetReport, FilePart, MadePart, Part, Selection, number_rows
 from finery_shared.datasets.source import Source, locate
 from finery_shared.errors import FineryError, Reason, invalid
 
-
-@dataclass(frozen=True)
-class DatasetReport:
-    """What one ``--dataset`` argument gave: rows read, rows skipped (only a hub's), rows for training and validation.
-
-    ``repeated`` says how often the most frequent training row occurs.
-    """
-
-    dataset: str
-    available: int
-    skipped: int
-    train: int
-    val: int
-    repeated: int
+Mix = Callable[[Sequence[Conversation], random.Random], Sequence[Conversation]]
+"""Makes the rows that are used from those that were drawn, repeats included."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +34,20 @@ class LoadedDatasets:
     report: tuple[DatasetReport, ...]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What one data set contributes; ``train`` and ``val`` are numbers of rows in ``part``."""
+
+    part: Part
+    train: array[int]
+    val: array[int]
+    report: DatasetReport
+
+
 def load(
     datasets: Sequence[str],
     *,
+    val_datasets: Sequence[str] = (),
     seed: int = 42,
     test_ratio: float = 0.01,
     names: Sequence[str] = (),
@@ -53,11 +55,46 @@ def load(
     system: str = "",
     base_dir: Path | None = None,
     hubs: Mapping[HubName, DatasetHub] | None = None,
+    mix: Mix | None = None,
 ) -> LoadedDatasets:
-    """Load every data set of a run; the same arguments give the same rows in the same order.
+    """The rows of `select`, all in memory."""
+    selection = select(
+        datasets,
+        val_datasets=val_datasets,
+        seed=seed,
+        test_ratio=test_ratio,
+        names=names,
+        authors=authors,
+        system=system,
+        base_dir=base_dir,
+        hubs=hubs,
+        mix=mix,
+    )
+    rows = tuple(selection.rows())
+    train = tuple(rows[number] for number in selection.train)
+    return LoadedDatasets(train, tuple(rows[number] for number in selection.val), selection.report)
+
+
+def select(
+    datasets: Sequence[str],
+    *,
+    val_datasets: Sequence[str] = (),
+    seed: int = 42,
+    test_ratio: float = 0.01,
+    names: Sequence[str] = (),
+    authors: Sequence[str] = (),
+    system: str = "",
+    base_dir: Path | None = None,
+    hubs: Mapping[HubName, DatasetHub] | None = None,
+    mix: Mix | None = None,
+    tick: Tick = lambda: None,
+) -> Selection:
+    """Read and check every data set of a run, and draw its rows; the same arguments give the same rows in that order.
 
     ``names`` and ``authors`` fill ``{{NAME}}`` and ``{{AUTHOR}}``: one value, or (Chinese, English). ``system`` goes in
-    front of rows that have no system message. Relative paths start at ``base_dir`` (default: the working directory).
+    front of rows that have no system message. With ``val_datasets`` nothing is split off ``datasets``. Relative paths
+    start at ``base_dir`` (default: the working directory). ``mix`` makes self-cognition's rows from those drawn, and
+    puts ``system`` in where it belongs.
 
     Raises INVALID_ARGUMENT, DATASET_NOT_FOUND, DATASET_UNREACHABLE, DATASET_EMPTY, DATASET_ROW_INVALID,
     PLACEHOLDER_SURVIVED or FILE_MISSING.
@@ -66,87 +103,112 @@ def load(
         raise invalid("dataset_test_ratio", f"{test_ratio} is not in [0, 1).")
     if not datasets:
         raise FineryError(Reason.DATASET_EMPTY, "No data set was given: add --dataset NAME (for instance general-en).")
-    identity = Identity.of(names, authors)
     places = base_dir or Path.cwd(), hubs if hubs is not None else hubs_from(os.environ)
-    train: list[Conversation] = []
-    val: list[Conversation] = []
-    report: list[DatasetReport] = []
-    for spec in _distinct(datasets):
-        rows, skipped = read_conversations(spec, locate(spec, *places), identity)
-        rows = [row.with_system(system) for row in rows]
-        sample = draw(rows, spec.count, test_ratio, random.Random(f"{seed}/{spec.name}/{spec.subset}"))
-        train += sample.train
-        val += sample.val
-        report.append(_report(spec, sample, len(rows), skipped))
-    rng = random.Random(seed)
-    rng.shuffle(train)
-    rng.shuffle(val)
-    return LoadedDatasets(tuple(train), tuple(val), tuple(report))
+    fill = Identity.of(names, authors), system
+    ratio = 0.0 if val_datasets else test_ratio
+    drawn: list[_Drawn] = []
+    for spec in _distinct(datasets, "dataset"):
+        rng = random.Random(f"{seed}/{spec.name}/{spec.subset}")
+        drawn.append(_draw(spec, _reader(locate(spec, *places), *fill), ratio, rng, mix, tick))
+    for spec in _distinct(val_datasets, "val_dataset"):
+        rng = random.Random(f"{seed}/val/{spec.name}/{spec.subset}")
+        reader = _reader(locate(spec, *places), *fill)
+        drawn.append(_for_validation(_draw(spec, reader, 0.0, rng, mix, tick, repeat=False)))
+    return _shuffled(drawn, seed)
 
 
 def read_conversations(spec: DatasetSpec, source: Source, identity: Identity) -> tuple[list[Conversation], int]:
-    """Read all rows of one data set, and count those that were skipped.
-
-    A row that can't be used is an error, except in a hub's data set, where it is skipped as long as others are good.
-    """
-    rows: list[Conversation] = []
-    problems: list[FineryError] = []
-    for raw in read_rows(source.path, source.subset):
-        try:
-            rows.append(_conversation(raw, identity))
-        except RowProblem as problem:
-            error = row_error(raw.file, raw.place, str(problem))
-            if source.trusted:
-                raise error from problem
-            problems.append(error)
-    if not rows and problems:
-        raise problems[0]
-    if not rows:
-        raise FineryError(
-            Reason.DATASET_EMPTY,
-            f"The data set {spec.text!r} has no rows ({source.path}): check the file.",
-            dataset=spec.text,
-        )
-    return rows, len(problems)
+    """Read all rows of one data set, and count those that were skipped."""
+    skipped = Skipped()
+    rows = list(_reader(source, identity, "").rows(skipped))
+    _require_rows(spec, source, len(rows), skipped)
+    return rows, skipped.count
 
 
-def _distinct(datasets: Sequence[str]) -> list[DatasetSpec]:
+def _reader(source: Source, identity: Identity, system: str) -> RowReader:
+    return RowReader(source, tuple(data_files(source.path, source.subset)), identity, system)
+
+
+def _draw(
+    spec: DatasetSpec,
+    reader: RowReader,
+    ratio: float,
+    rng: random.Random,
+    mix: Mix | None,
+    tick: Tick,
+    *,
+    repeat: bool = True,
+) -> _Drawn:
+    skipped = Skipped()
+    available = sum(1 for _ in reader.rows(skipped, tick))
+    _require_rows(spec, reader.source, available, skipped)
+    count = spec.count if repeat or spec.count is None else min(spec.count, available)
+    sample = draw(available, count, ratio, rng)
+    report = _report(spec, sample, available, skipped)
+    wanted, (train, val) = number_rows(available, sample.train, sample.val)
+    part = FilePart(spec.text, reader, wanted)
+    if mix is None or not _is_self_cognition(spec):
+        return _Drawn(part, train, val, report)
+    rows = tuple(replace(part, reader=replace(reader, system="")).rows())
+    made, held_out = (tuple(mix([rows[number] for number in numbers], rng)) for numbers in (train, val))
+    numbers = array("q", range(len(made) + len(held_out)))
+    return _Drawn(MadePart(spec.text, made + held_out), numbers[: len(made)], numbers[len(made) :], report)
+
+
+def _is_self_cognition(spec: DatasetSpec) -> bool:
+    entry = registry.find(spec.name)
+    return entry is not None and entry.name == "self-cognition" and spec.hub is None
+
+
+def _for_validation(drawn: _Drawn) -> _Drawn:
+    """What was drawn for training serves for validation."""
+    report = replace(drawn.report, train=0, val=len(drawn.train), repeated=0, repeats=0, rest=0)
+    return _Drawn(drawn.part, array("q"), drawn.train, report)
+
+
+def _shuffled(drawn: Sequence[_Drawn], seed: int) -> Selection:
+    train, val = array("q"), array("q")
+    offset = 0
+    for one in drawn:
+        train.extend(number + offset for number in one.train)
+        val.extend(number + offset for number in one.val)
+        offset += len(one.part)
+    rng = random.Random(seed)
+    rng.shuffle(train)
+    rng.shuffle(val)
+    return Selection(tuple(one.part for one in drawn), train, val, tuple(one.report for one in drawn))
+
+
+def _require_rows(spec: DatasetSpec, source: Source, rows: int, skipped: Skipped) -> None:
+    if rows:
+        return
+    if skipped.first is not None:
+        raise skipped.first
+    raise FineryError(
+        Reason.DATASET_EMPTY,
+        f"The data set {spec.text!r} has no rows ({source.path}): check the file.",
+        dataset=spec.text,
+    )
+
+
+def _distinct(datasets: Sequence[str], field: str) -> list[DatasetSpec]:
     specs = [parse(text) for text in datasets]
     keys = [(spec.hub, spec.name, spec.subset) for spec in specs]
     twice = next((spec for spec, key in zip(specs, keys, strict=True) if keys.count(key) > 1), None)
     if twice is not None:
-        raise invalid("dataset", f"{twice.name} is given twice; give it once, with #N for the number of rows.")
+        raise invalid(field, f"{twice.name} is given twice; give it once, with #N for the number of rows.")
     return specs
 
 
-def _conversation(raw: RawRow, identity: Identity) -> Conversation:
-    turns = to_turns(raw.fields)
-    row_lang = raw.fields.get("lang")
-    origin = f"{raw.file.name}, {raw.place}"
-    filled = tuple(_fill(turn, row_lang, identity, origin) for turn in turns)
-    lang = row_lang if row_lang in ("zh", "en") else language_of(turns[-1].content)
-    tag = raw.fields.get("tag")
-    return Conversation(tuple(turn.message() for turn in filled), lang, tag if isinstance(tag, str) else "", origin)
-
-
-def _fill(turn: Turn, row_lang: object, identity: Identity, origin: str) -> Turn:
-    declared = turn.lang or row_lang
-    lang = "zh" if declared == "zh" else "en" if declared == "en" else language_of(turn.content)
-    text = identity.fill(turn.content, lang)
-    survivor = surviving_placeholder(text)
-    if survivor is not None:
-        flag = FLAGS.get(survivor.strip("{} "))
-        remedy = f"give its value with {flag}" if flag else "only {{NAME}} and {{AUTHOR}} are filled; remove it"
-        raise FineryError(
-            Reason.PLACEHOLDER_SURVIVED,
-            f"{origin}: the placeholder {survivor} would be learned as it stands: {remedy}.",
-            placeholder=survivor,
-            place=origin,
-        )
-    return Turn(turn.role, text, turn.lang)
-
-
-def _report(spec: DatasetSpec, sample: Sample[Conversation], available: int, skipped: int) -> DatasetReport:
-    unique = available - len(sample.val)
-    repeated = -(-len(sample.train) // unique) if unique else 0
-    return DatasetReport(spec.text, available, skipped, len(sample.train), len(sample.val), repeated)
+def _report(spec: DatasetSpec, sample: Sample, available: int, skipped: Skipped) -> DatasetReport:
+    return DatasetReport(
+        dataset=spec.text,
+        available=available,
+        skipped=skipped.count,
+        train=len(sample.train),
+        val=len(sample.val),
+        repeated=sample.repeats + (1 if sample.rest else 0),
+        repeats=sample.repeats,
+        rest=sample.rest,
+        problem=skipped.first.message if skipped.first else "",
+    )

@@ -1,3 +1,5 @@
+import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ def refusal(path: Path, subset: str | None = None) -> FineryError:
         ("a.json", '{"q": 1}\n{"q": 2}', [("line 1", {"q": 1}), ("line 2", {"q": 2})]),
         ("a.csv", 'q,a\n"x\ny",z\n你,好\n', [("line 3", {"q": "x\ny", "a": "z"}), ("line 4", {"q": "你", "a": "好"})]),
         ("a.JSONL", '{"q": 1}', [("line 1", {"q": 1})]),
+        ("a.json", '{"q": 1}', [("line 1", {"q": 1})]),
+        ("a.json", '{"of": "x", "data": [{"q": 1}, {"q": 2}], "n": 2}', [("row 1", {"q": 1}), ("row 2", {"q": 2})]),
+        ("a.json", '{"q": 1,\n"r": [2]}\n\n{"q": 2}\n', [("line 1", {"q": 1, "r": [2]}), ("line 4", {"q": 2})]),
+        ("a.json", " [\n]\n", []),
+        ("a.json", "", []),
+        ("a.txt", "one\n\n two \r\n", [("line 1", {"text": "one"}), ("line 3", {"text": " two "})]),
     ],
 )
 def test_rows_and_places(tmp_path: Path, name: str, content: str, expected: list[Any]) -> None:
@@ -51,11 +59,21 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.json", b'[{"q": 1}, "text"]', "row 2", "it is a str, not a JSON object"),
         ("a.json", b'[{"q": 1},\n{"q" 2}]', "line 2", "not valid JSON"),
         ("a.jsonl", b'{"q": "\xff"}', "byte 7", "not UTF-8"),
+        ("a.txt", b"\xef\xbb\xbfone\ntw\xffo", "byte 9", "not UTF-8"),
+        ("a.json", b'[{"q": 1}] x', "line 1", "not valid JSON (Extra data, column 12)"),
+        ("a.json", b'[{"q": 1} {"q": 2}]', "line 1", "not valid JSON (Expecting ',' delimiter, column 11)"),
+        ("a.json", b'[{"q": 1},\n{"q": "x', "line 2", "Unterminated string"),
+        ("a.json", b'{"q": 1}\n5', "line 2", "it is a int, not a JSON object"),
+        ("a.json", b'{"q" 1}', "line 1", "Expecting ':'"),
+        ("a.parquet", b"PAR1", "after row 0", "not a whole parquet file"),
+        ("a.csv", b'q,a\n"' + b"x" * 140_000 + b'",z\n', "line 1", "not valid CSV (field larger"),
     ],
 )
 def test_broken_rows_are_named_by_file_and_place(
     tmp_path: Path, name: str, content: bytes, place: str, problem: str
 ) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow", reason="parquet is read where pyarrow is installed")
     path = tmp_path / name
     path.write_bytes(content)
     error = refusal(path)
@@ -75,7 +93,7 @@ def test_unknown_type(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").touch()
     error = refusal(tmp_path / "a.xlsx")
     assert error.reason is Reason.UNSUPPORTED
-    assert ".jsonl, .json, .csv, .parquet" in error.message
+    assert ".jsonl, .json, .csv, .parquet, .txt" in error.message
 
 
 @pytest.fixture
@@ -93,12 +111,46 @@ def repository(tmp_path: Path) -> Path:
     [
         (None, ["data/test.jsonl", "data/train-00000.jsonl", "zh/rows.jsonl"]),
         ("train", ["data/train-00000.jsonl"]),
+        ("zh/train", ["data/train-00000.jsonl", "zh/rows.jsonl"]),
         ("zh", ["zh/rows.jsonl"]),
         ("data", ["data/test.jsonl", "data/train-00000.jsonl"]),
     ],
 )
 def test_directories_and_subsets(repository: Path, subset: str | None, expected: list[str]) -> None:
     assert [fields["file"] for _, fields in rows(repository, subset)] == expected
+
+
+def test_a_directory_of_texts_alone(tmp_path: Path) -> None:
+    (tmp_path / "LICENSE.txt").write_text("Free.")
+    assert [fields for _, fields in rows(tmp_path)] == [{"text": "Free."}]
+    (tmp_path / "a.jsonl").write_text("{}")
+    assert [fields for _, fields in rows(tmp_path)] == [{}]
+
+
+def test_large_files_are_read_row_by_row(tmp_path: Path) -> None:
+    """24 MB in each format; what is held at a time is a row and a buffer, not the file."""
+    count, text = 24, "x" * 10**6
+    (tmp_path / "a.json").write_text(json.dumps([{"q": text}] * count))
+    (tmp_path / "b.json").write_text(json.dumps({"data": [{"q": text}] * count}))
+    (tmp_path / "c.jsonl").write_text((json.dumps({"q": text}) + "\n") * count)
+    (tmp_path / "d.csv").write_text("q\n" + ("x" * 10**5 + "\n") * 10 * count)
+    (tmp_path / "e.txt").write_text((text + "\n") * count)
+    for file in sorted(tmp_path.iterdir()):
+        tracemalloc.start()
+        assert sum(len(next(iter(row.fields.values()))) for row in read_rows(file)) == count * 10**6
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 10e6, file
+
+
+def test_rows_across_the_borders_of_what_is_read_at_once(tmp_path: Path) -> None:
+    written = [
+        {"n": n, "text": '\u20ac\\ "' * (n % 977), "list": [[-1.5e-7, None, True]] * (n % 5)} for n in range(900)
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(written, indent=1))
+    assert path.stat().st_size > 2**21
+    assert [fields for _, fields in rows(path)] == written
 
 
 def test_unknown_subset(repository: Path) -> None:

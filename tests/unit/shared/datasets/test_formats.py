@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from finery_shared.datasets.formats import RowProblem, to_turns
+from finery_shared.datasets.formats import RowProblem, read_fields, to_turns
 
 
 def pairs(fields: dict[str, Any]) -> list[tuple[str, str]]:
@@ -11,6 +11,7 @@ def pairs(fields: dict[str, Any]) -> list[tuple[str, str]]:
 
 QA = [("user", "Q"), ("assistant", "A")]
 LONG = [("system", "S"), ("user", "q"), ("assistant", "a"), *QA]
+AS_MESSAGES = [{"role": role, "content": content} for role, content in LONG[1:]]
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,21 @@ LONG = [("system", "S"), ("user", "q"), ("assistant", "a"), *QA]
         ({"instruction": "Sum up:", "input": "text", "output": "A"}, [("user", "Sum up:\ntext"), ("assistant", "A")]),
         ({"instruction": "", "input": "Q", "output": "A"}, QA),
         ({"query": "Q", "response": "A"}, QA),
+        ({"query": "Q", "response": "A", "messages": None, "text": None}, QA),
+        ({"query": "Q", "response": "A", "history": '[["q", "a"]]', "system": "S"}, LONG),
+        ({"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'}, QA),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "Q"}]},
+                    {"role": "bot", "content": "A"},
+                ]
+            },
+            QA,
+        ),
+        ({"conversation": [{"human": "Q", "assistant": "A"}]}, QA),
+        ({"conversation": [{"human": "q", "assistant": "a"}, {"human": "Q", "assistant": "A"}], "system": "S"}, LONG),
+        ({"messages": [{"role": "developer", "content": "S"}, *AS_MESSAGES]}, LONG),
         ({"query": "Q", "response": "A", "history": None, "system": None}, QA),
         ({"query": "Q", "response": "A", "history": [["q", "a"]], "system": "S"}, LONG),
         ({"instruction": "Q", "output": "A", "history": [["q", "a"]], "system": "S"}, LONG),
@@ -43,6 +59,84 @@ LONG = [("system", "S"), ("user", "q"), ("assistant", "a"), *QA]
 )
 def test_known_formats(fields: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert pairs(fields) == expected
+
+
+CALLING: list[dict[str, Any]] = [
+    {"role": "user", "content": "Weather in Paris?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}},
+            {"id": "2", "type": "function", "function": {"name": "now", "arguments": ""}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "name": "weather", "content": "Sunny"},
+    {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "no"}, {"type": "text", "text": "on"}]},
+    {"role": "assistant", "content": "Sunny at noon."},
+]
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "default": None}}}
+
+
+def test_openai_tool_messages() -> None:
+    row = read_fields({"messages": CALLING, "tools": [TOOL, '{"name": "now"}']})
+    assert [turn.message() for turn in row.turns] == [
+        CALLING[0],
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}, "id": "1"},
+                {"type": "function", "function": {"name": "now", "arguments": {}}, "id": "2"},
+            ],
+        },
+        CALLING[2],
+        {"role": "tool", "content": "noon", "tool_call_id": "2"},
+        CALLING[4],
+    ]
+    assert row.tools == (
+        {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},
+        {"type": "function", "function": {"name": "now"}},
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {
+            "messages": [
+                {"role": "user", "content": "Q"},
+                {"role": "assistant", "content": "Wait."},
+                {"role": "tool_call", "content": '{"name": "f", "arguments": {"x": 1}}'},
+                {"role": "tool_call", "content": '{"name": "g"}'},
+                {"role": "tool_response", "content": "5"},
+                {"role": "assistant", "content": "A"},
+            ]
+        },
+        {
+            "conversations": [
+                {"from": "human", "value": "Q"},
+                {"from": "gpt", "value": "Wait."},
+                {"from": "function_call", "value": '[{"name": "f", "arguments": "{\\"x\\": 1}"}, {"name": "g"}]'},
+                {"from": "observation", "value": "5"},
+                {"from": "gpt", "value": "A"},
+            ]
+        },
+    ],
+)
+def test_calls_in_turns_of_their_own(fields: dict[str, Any]) -> None:
+    turns = to_turns(fields)
+    assert [turn.role for turn in turns] == ["user", "assistant", "tool", "assistant"]
+    assert turns[1].content == "Wait."
+    assert [call["function"] for call in turns[1].tool_calls] == [
+        {"name": "f", "arguments": {"x": 1}},
+        {"name": "g", "arguments": {}},
+    ]
+
+
+def test_plain_text() -> None:
+    row = read_fields({"text": " Once upon a time.\n"})
+    assert (row.turns, row.text) == ((), " Once upon a time.\n")
 
 
 def test_messages_keep_their_own_language() -> None:
@@ -76,7 +170,25 @@ def messages(*turns: tuple[str, Any]) -> dict[str, Any]:
         ({"messages": "text"}, "messages is not a list"),
         ({"messages": []}, "it has no messages"),
         ({"messages": ["text"]}, "a message is not an object"),
-        (messages(("tool", "x")), "role is 'tool'"),
+        (messages(("narrator", "x")), "role is 'narrator'"),
+        (messages(("tool", "x")), "message 1 is from tool where user is due"),
+        (messages(("user", "Q"), ("tool", "x")), "message 2 is from tool where assistant is due"),
+        (messages(("user", [{"type": "image_url"}])), "a user message has parts that are not text"),
+        (messages(("user", "Q"), ("tool_call", "{")), "a tool call is not JSON"),
+        (messages(("user", "Q"), ("tool_call", "{}")), "a tool call has no function name"),
+        (messages(("user", "Q"), ("tool_call", '{"name": "f", "arguments": 5}')), "arguments of the call of f are not"),
+        (
+            messages(("user", "Q"), ("tool_call", '{"name": "f"}'), ("user", "Q")),
+            "message 3 is from user where tool is",
+        ),
+        (messages(("user", "Q"), ("tool_call", '{"name": "f"}'), ("tool", "5")), "it ends with the tool"),
+        ({**messages(("user", "Q"), ("assistant", "A")), "tools": [{}]}, "a tool has no name"),
+        ({"messages": [{"role": "user", "content": "Q", "tool_calls": [{"name": "f"}]}]}, "only an assistant calls"),
+        ({"messages": [*CALLING[:2], {"role": "tool", "content": "5", "tool_call_id": "other"}]}, "'other', which was"),
+        ({"messages": "[{"}, "messages is a text that is not JSON"),
+        ({"text": " "}, "the text is empty"),
+        ({"conversation": [{"human": "Q"}]}, "conversation is not a list of {human, assistant} pairs"),
+        ({"conversation": []}, "it has no messages"),
         ({"messages": [{"content": "x"}]}, "role is None"),
         (messages(("user", None)), "a user message has no text"),
         (messages(("system", "S")), "it has no messages"),

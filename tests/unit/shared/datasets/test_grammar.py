@@ -15,6 +15,7 @@ from finery_shared.errors import FineryError, Reason
         ("ms::owner/name", "owner/name", "MS", None, None),
         ("alpaca:train#5", "alpaca", None, "train", 5),
         ("/data/rows.jsonl#7", "/data/rows.jsonl", None, None, 7),
+        ("owner/name:train/test#9", "owner/name", None, "train/test", 9),
         ("./a:b/rows.jsonl", "./a:b/rows.jsonl", None, None, None),
         ("/data/c#/rows.jsonl", "/data/c#/rows.jsonl", None, None, None),
         ("/data/c#/rows.jsonl#9", "/data/c#/rows.jsonl", None, None, 9),
@@ -38,7 +39,8 @@ def test_every_form(text: str, name: str, hub: str | None, subset: str | None, c
         ("a#-5", "'-5' is not a number of rows"),
         ("a#5k", "'5k' is not a number of rows"),
         ("a#²", "'²' is not a number of rows"),
-        ("a:#5", "nothing follows the colon"),
+        ("a:#5", "a subset is missing after the colon"),
+        ("a:b//c", "a subset is missing after the colon"),
         ("XX::a", "'XX' is no hub"),
     ],
 )
@@ -47,7 +49,7 @@ def test_what_is_wrong_is_said(text: str, problem: str) -> None:
         parse(text)
     assert caught.value.reason is Reason.INVALID_ARGUMENT
     assert problem in caught.value.message
-    assert "[HF::|MS::]name|id|path[:subset][#N]" in caught.value.message
+    assert "[HF::|MS::]name|id|path[:subset[/subset]][#N]" in caught.value.message
 
 
 def test_specs_compare_by_value() -> None:

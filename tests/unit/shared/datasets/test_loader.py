@@ -1,15 +1,18 @@
 """`load`, on the shipped sets, on files of its own and on a fake hub."""
 
 import json
+import os
+import random
+import tracemalloc
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finery_shared.datasets import LoadedDatasets, load
+from finery_shared.datasets import Conversation, LoadedDatasets, load, select
 from finery_shared.errors import FineryError, Reason
 
 NAMES = ["小黄", "Xiao Huang"]
@@ -170,10 +173,10 @@ def test_bad_rows_of_a_hub_are_skipped_and_counted(write: Any) -> None:
 
 
 def test_a_hubs_data_set_without_a_good_row(write: Any) -> None:
-    hub = FakeHub({"owner/name": write("hub/train.jsonl", [{"text": "x"}]).parent})
+    hub = FakeHub({"owner/name": write("hub/train.jsonl", [{"txt": "x"}]).parent})
     error = refusal("owner/name", hubs={"HF": hub})
     assert error.reason is Reason.DATASET_ROW_INVALID
-    assert "found: text" in error.message
+    assert "found: txt" in error.message
 
 
 @pytest.mark.parametrize(
@@ -231,3 +234,116 @@ def test_the_same_set_twice() -> None:
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 2.0])
 def test_impossible_ratio(ratio: float) -> None:
     assert refusal("general-en", test_ratio=ratio).metadata == {"field": "dataset_test_ratio"}
+
+
+def test_validation_data_of_their_own(write: Any) -> None:
+    train, val = write("a.jsonl", numbered(30, "a")), write("b.jsonl", numbered(10, "b"))
+    loaded = load([str(train)], val_datasets=[f"{val}#4", "general-en#500"], test_ratio=0.5)
+    assert (len(loaded.train), len(loaded.val)) == (30, 4 + loaded.report[2].available)
+    assert {row.messages[0]["content"][0] for row in loaded.train} == {"a"}
+    assert [(report.train, report.val) for report in loaded.report[:2]] == [(30, 0), (0, 4)]
+    assert len({row.origin for row in loaded.val}) == len(loaded.val)
+
+
+def test_what_was_drawn_is_told_in_a_sentence(write: Any) -> None:
+    path = write("a.jsonl", numbered(10))
+    told = [str(load([f"{path}{count}"], test_ratio=ratio).report[0]) for count, ratio in (("", 0.1), ("#25", 0))]
+    assert told == [
+        f"{path}: 10 rows, 9 to train on, 1 to evaluate on",
+        f"{path}#25: 10 rows, 25 to train on, 0 to evaluate on; "
+        "fewer rows than asked for: all of them 2 times, and 5 of them once more",
+    ]
+
+
+def test_a_hubs_skipped_rows_are_told_with_the_first_ones_problem(write: Any) -> None:
+    rows = [*numbered(4), {"query": "q", "response": ""}, {"q": "a"}]
+    hub = FakeHub({"owner/name": write("hub/train.jsonl", rows).parent})
+    (report,) = load(["owner/name"], test_ratio=0, hubs={"HF": hub}).report
+    assert report.skipped == 2
+    assert "2 rows skipped, the first: " in str(report)
+    assert "train.jsonl, line 5: the assistant's text is empty" in str(report)
+
+
+def test_a_selection_reads_its_rows_again_and_names_each_once(write: Any) -> None:
+    a, b = write("a.jsonl", numbered(40, "a")), write("b.jsonl", numbered(5, "b"))
+    arguments = [f"{a}#10", f"{b}#12"]
+    selection, loaded = select(arguments, test_ratio=0.2, seed=3), load(arguments, test_ratio=0.2, seed=3)
+    rows = list(selection.rows())
+    assert rows == list(selection.rows())
+    assert len(rows) == len(selection) == 15
+    assert len({row.origin + row.messages[0]["content"] for row in rows}) == 15
+    assert tuple(rows[number] for number in selection.train) == loaded.train
+    assert tuple(rows[number] for number in selection.val) == loaded.val
+    assert [selection.dataset_of(number) for number in (0, 9, 10, 14)] == [arguments[0]] * 2 + [arguments[1]] * 2
+
+
+def test_memory_does_not_grow_with_the_rows(write: Any) -> None:
+    """6 MB of rows are drawn from without being held."""
+    path = write("a.jsonl", [{"query": f"{n}" * 100, "response": "x" * 1000} for n in range(3000)])
+    tracemalloc.start()
+    selection = select([f"{path}#2900"], test_ratio=0.1)
+    assert sum(len(row.messages) for row in selection.rows()) == 5800
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 4e6
+    assert peak < 1e6
+
+
+def test_a_selections_digest_is_that_of_its_content(write: Any, tmp_path: Path) -> None:
+    path, copy = write("a.jsonl", numbered(40)), write("b.jsonl", numbered(40))
+
+    def digest(name: Path, **options: Any) -> str:
+        return select([f"{name}#10"], **{"test_ratio": 0, "names": NAMES, **options}).digest()
+
+    first = digest(path)
+    assert digest(path) == first
+    assert digest(path, seed=1) != first
+    assert digest(path, names=["other"]) != first
+    assert digest(path, system="other") != first
+    write("a.jsonl", numbered(41))
+    assert digest(path) != first
+    assert select([str(copy)], test_ratio=0).digest() == select([str(copy)], test_ratio=0.5).digest()
+
+
+def test_files_that_change_while_they_are_used(write: Any) -> None:
+    path = write("a.jsonl", numbered(40))
+    selection = select([str(path)])
+    path.write_text(path.read_text().replace("q1", "Q1"))
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(FineryError, match="changed while it was read") as caught:
+        list(selection.rows())
+    assert caught.value.reason is Reason.DATASET_ROW_INVALID
+
+
+def test_self_cognition_is_mixed_from_its_drawn_rows_and_nothing_else_is() -> None:
+    seen: list[int] = []
+
+    def mix(rows: Sequence[Conversation], rng: random.Random) -> list[Conversation]:
+        seen.append(len(rows))
+        assert all(row.messages[0]["role"] != "system" for row in rows)
+        return [replace(row, tag=f"mixed {rng.random()}").with_system("ours") for row in rows]
+
+    options: Any = {"names": NAMES, "authors": AUTHORS, "mix": mix, "system": "given", "test_ratio": 0.1}
+    loaded = load(["self-cognition#500", "general-en"], **options)
+    assert seen == [loaded.report[0].train, loaded.report[0].val] == [477, 23]
+    mixed = [row for row in loaded.train if row.tag.startswith("mixed")]
+    assert len({row.tag for row in mixed}) == 477
+    assert {row.messages[0]["content"] for row in mixed} == {"ours"}
+    assert {row.messages[0]["content"] for row in loaded.train if row not in mixed} == {"given"}
+    assert loaded == load(["self-cognition#500", "general-en"], **options)
+
+
+def test_plain_text_and_tools_keep_what_they_are(write: Any, tmp_path: Path) -> None:
+    call = {"role": "tool_call", "content": '{"name": "f", "arguments": {}}'}
+    messages = [
+        {"role": "user", "content": "q"},
+        call,
+        {"role": "tool", "content": "5"},
+        {"role": "bot", "content": "a"},
+    ]
+    path = write("a.jsonl", [{"text": "我叫{{NAME}}。"}, {"messages": messages, "tools": [{"name": "f"}]}])
+    loaded = load([str(path)], names=NAMES, test_ratio=0, system="S")
+    text, tools = sorted(loaded.train, key=lambda row: len(row.messages))
+    assert (text.messages, text.text, text.lang) == ((), "我叫小黄。", "zh")
+    assert [message["role"] for message in tools.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert tools.tools == ({"type": "function", "function": {"name": "f"}},)

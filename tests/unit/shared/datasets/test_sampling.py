@@ -5,14 +5,14 @@ import pytest
 
 from finery_shared.datasets.sampling import draw
 
-ROWS = list(range(100))
+ROWS = 100
 
 
 def test_all_rows_once() -> None:
     sample = draw(ROWS, None, 0.0, random.Random(1))
-    assert sorted(sample.train) == ROWS
-    assert sample.train != tuple(ROWS)
-    assert sample.val == ()
+    assert sorted(sample.train) == list(range(100))
+    assert list(sample.train) != list(range(100))
+    assert len(sample.val) == 0
 
 
 def test_fewer_rows_are_drawn_without_replacement() -> None:
@@ -21,7 +21,9 @@ def test_fewer_rows_are_drawn_without_replacement() -> None:
 
 
 def test_more_rows_repeat_all_then_draw_the_rest() -> None:
-    counts = Counter(draw(ROWS, 250, 0.0, random.Random(1)).train)
+    sample = draw(ROWS, 250, 0.0, random.Random(1))
+    assert (sample.repeats, sample.rest) == (2, 50)
+    counts = Counter(sample.train)
     assert len(counts) == 100
     assert Counter(counts.values()) == {2: 50, 3: 50}
 
@@ -41,10 +43,10 @@ def test_the_seed_decides() -> None:
 
 
 def test_one_row_is_not_split() -> None:
-    sample = draw(["only"], 3, 0.5, random.Random(1))
-    assert (sample.train, sample.val) == (("only",) * 3, ())
+    sample = draw(1, 3, 0.5, random.Random(1))
+    assert (list(sample.train), list(sample.val)) == ([0, 0, 0], [])
 
 
 def test_a_high_ratio_leaves_a_row_to_train_on() -> None:
-    sample = draw(ROWS[:3], None, 0.99, random.Random(1))
+    sample = draw(3, None, 0.99, random.Random(1))
     assert (len(sample.train), len(sample.val)) == (1, 2)
