@@ -128,25 +128,23 @@ def test_a_directory_of_texts_alone(tmp_path: Path) -> None:
 
 
 def test_large_files_are_read_row_by_row(tmp_path: Path) -> None:
-    """12 MB in each format; what is held at a time is a row and a buffer, not the file."""
-    count, text = 12, "x" * 10**6
+    """6 MB in each format; what is held at a time is a row and a buffer, not the file."""
+    count, text = 60, "x" * 10**5
     (tmp_path / "a.json").write_text(json.dumps([{"q": text}] * count))
     (tmp_path / "b.json").write_text(json.dumps({"data": [{"q": text}] * count}))
     (tmp_path / "c.jsonl").write_text((json.dumps({"q": text}) + "\n") * count)
-    (tmp_path / "d.csv").write_text("q\n" + ("x" * 10**5 + "\n") * 10 * count)
+    (tmp_path / "d.csv").write_text("q\n" + (text + "\n") * count)
     (tmp_path / "e.txt").write_text((text + "\n") * count)
     for file in sorted(tmp_path.iterdir()):
         tracemalloc.start()
-        assert sum(len(next(iter(row.fields.values()))) for row in read_rows(file)) == count * 10**6
+        assert sum(len(next(iter(row.fields.values()))) for row in read_rows(file)) == count * 10**5
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 5e6, file
+        assert peak < 2e6, file
 
 
 def test_rows_across_the_borders_of_what_is_read_at_once(tmp_path: Path) -> None:
     written = [{"n": n, "text": '€\\ "' * (n % 977), "list": [[-1.5e-7, None]] * (n % 5)} for n in range(900)]
-        {"n": n, "text": '\u20ac\\ "' * (n % 977), "list": [[-1.5e-7, None, True]] * (n % 5)} for n in range(900)
-    ]
     path = tmp_path / "a.json"
     path.write_text(json.dumps(written, indent=1))
     assert path.stat().st_size > 2**21
