@@ -12,6 +12,7 @@ from finery_shared.datasets import LoadedDatasets, load, parse
 from finery_shared.datasets.grammar import HubName
 from finery_shared.datasets.hubs import DatasetHub
 from finery_shared.datasets.registry import find
+from finery_shared.datasets.self_cognition import SelfCognitionMix
 from finery_shared.datasets.source import locate
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import ModelHub, ResolvedModel, resolve
@@ -107,6 +108,7 @@ class Planner:
             system=spec.system or "",
             base_dir=Path("/"),
             hubs=self._dataset_hubs,
+            mix=SelfCognitionMix.shipped(spec.system or "") if plan.teaches_identity else None,
         )
 
     def _check_output(self, output_dir: str) -> None:
