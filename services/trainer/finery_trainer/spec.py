@@ -82,8 +82,12 @@ def fill(given: Mapping[str, Any], recipe: Recipe) -> TrainingSpec:
         # The recipe's accumulation belongs to the recipe's batch.
         suggested.pop("gradient_accumulation_steps", None)
     values = {**suggested, **given}
+    ranks = max(1, values.get("nproc_per_node", 1))
+    if "batch_size" not in given and "batch_size" in values:
+        # The recipe's batch is that of a whole step.
+        values["batch_size"] = max(1, values["batch_size"] // ranks)
     if "gradient_accumulation_steps" not in values:
-        batch = values.get("batch_size", 1)
+        batch = values.get("batch_size", 1) * ranks
         values["gradient_accumulation_steps"] = max(1, ROWS_A_STEP // batch) if batch > 0 else 1
     try:
         return TrainingSpec(**values)

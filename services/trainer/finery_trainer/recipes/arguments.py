@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -13,6 +15,18 @@ from finery_trainer.spec import TrainingSpec
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _BIG = 1_000_000_000
 """Parameters from which on activations are computed twice rather than kept."""
+
+
+class OneDeviceArguments(TrainingArguments):  # type: ignore[misc]  # transformers is not checked
+    """Arguments of a process that computes on one GPU, or on several as one (`placement`), however many it sees.
+
+    The Trainer would copy the model to every visible GPU (torch.nn.DataParallel); what ranks do better.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs among which the Trainer splits a batch."""
+        return min(1, int(super().n_gpu))
 
 
 def total_steps(spec: TrainingSpec, rows: int) -> int:
@@ -25,15 +39,22 @@ def total_steps(spec: TrainingSpec, rows: int) -> int:
 
 
 def training_arguments(
-    spec: TrainingSpec, output: Path, rows: int, *, evaluate: bool, parameters: int
+    spec: TrainingSpec,
+    output: Path,
+    rows: int,
+    *,
+    evaluate: bool,
+    parameters: int,
+    ranks: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
     """Arguments for a run over ``rows`` training rows of a model of that many parameters.
 
-    Nothing is cast automatically: the base model has its type already, and PEFT keeps the adapter in fp32.
+    Nothing is cast automatically: the base model has its type already, and PEFT keeps the adapter in fp32. ``ranks``
+    are `parallel.rank_arguments`.
     """
     steps = total_steps(spec, rows)
     checkpointing = parameters >= _BIG
-    return TrainingArguments(
+    return OneDeviceArguments(
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=spec.batch_size,
@@ -50,8 +71,6 @@ def training_arguments(
         neftune_noise_alpha=None,  # see neftune.py
         seed=spec.seed,
         data_seed=spec.seed,
-        bf16=False,
-        fp16=False,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
@@ -71,4 +90,5 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=[],
+        **{"bf16": False, "fp16": False, **(ranks or {})},
     )

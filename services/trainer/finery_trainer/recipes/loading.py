@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
-def load_base(directory: Path, dtype: torch.dtype) -> Any:
-    """The base model, on the device, with an attention that reads packed rows and everything else."""
+def load_base(directory: Path, dtype: torch.dtype, places: Mapping[str, Any] | None = None) -> Any:
+    """The base model, on the device, with an attention that reads packed rows and everything else.
+
+    With ``places``, the device of each part by module name (see `placement`), it lies on several.
+    """
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, attn_implementation=register(), use_safetensors=True, local_files_only=True
+        directory,
+        dtype=dtype,
+        attn_implementation=register(),
+        use_safetensors=True,
+        local_files_only=True,
+        device_map=dict(places) if places else None,
     )
     model.config.use_cache = False
-    return model.to(device())
+    return model if places else model.to(device())
 
 
 def add_adapter(model: Any, plan: TrainingPlan) -> PeftModel:
@@ -41,7 +50,7 @@ def add_adapter(model: Any, plan: TrainingPlan) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def load_adapter(base: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
+def load_adapter(base: Path, adapter: Path, dtype: torch.dtype, places: Mapping[str, Any] | None = None) -> PeftModel:
     """Base model and adapter as any other tool would load them, for inference."""
-    model = PeftModel.from_pretrained(load_base(base, dtype), adapter, is_trainable=False)
+    model = PeftModel.from_pretrained(load_base(base, dtype, places), adapter, is_trainable=False)
     return model.eval()
