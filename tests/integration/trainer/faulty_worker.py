@@ -1,30 +1,13 @@
-"""The real worker, with one fault on the way: FINERY_TEST_FAULT is "zero", "tokenizer" or "kill"."""
+"""The real worker, with one fault on the way: FINERY_TEST_FAULT is "zero" or "tokenizer"."""
 
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
 from finery_trainer.worker import train
-
-
-class DyingContext:
-    """A context in whose first attempt the process is killed after the second step."""
-
-    def __init__(self, context: WorkerContext) -> None:
-        self._context = context
-
-    def progress(self, step: int, total: int, phase: str) -> None:
-        self._context.progress(step, total, phase)
-        if phase == "training" and step == 2 and self._context.attempt == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
 
 
 def zero_the_adapter(directory: Path) -> None:
@@ -44,8 +27,6 @@ def work(context: WorkerContext) -> Outcome:
             return train(context, zero_the_adapter)
         case "tokenizer":
             return train(context, swap_the_tokenizer)
-        case "kill":
-            return train(DyingContext(context))  # type: ignore[arg-type]
         case fault:
             raise ValueError(fault)
 

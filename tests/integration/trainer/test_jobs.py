@@ -110,18 +110,6 @@ async def test_a_fault_between_writing_and_checking_fails_the_job(
     assert not list((tmp_path / "out").iterdir())
 
 
-async def test_a_killed_worker_is_tried_again_from_the_start(
-    faulty_trainer: Trainer, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FINERY_TEST_FAULT", "kill")
-    name = await faulty_trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 3, save_steps=1))
-    job = await faulty_trainer.finished(name)
-    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
-    assert job.status.attempt == 2
-    assert len(list((tmp_path / "out" / "qwen1half-7b-chat").iterdir())) == 1
-    assert not (tmp_path / "out" / ".staging").exists()
-
-
 async def test_a_killed_service_finds_its_job_again_and_no_event_is_lost(tiny_qwen: Path, tmp_path: Path) -> None:
     """Qwen's family is trained on the way."""
     process = ServiceProcess(tmp_path, [tiny_qwen.parent])

@@ -17,6 +17,8 @@ from finery_trainer.spec import fill
 class RecordingContext:
     """Keeps what a run reports; asks it to stop after ``cancel_at`` steps."""
 
+    place = None
+
     def __init__(self, cancel_at: int | None = None) -> None:
         self.measured: list[tuple[int, str, dict[str, float]]] = []
         self.steps: list[int] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finery_shared.errors import FineryError, Reason
@@ -36,7 +38,7 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
         """
         self._context.progress(state.global_step, state.max_steps, PHASE)
         control.should_evaluate |= control.should_save and self._evaluates
-        if self._context.cancel_requested:
+        if _on_any_rank(self._context.cancel_requested):
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
         control.should_log |= control.should_save or control.should_evaluate
@@ -71,3 +73,13 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
 
 def _is_figure(name: str, value: object) -> bool:
     return name not in _SKIPPED and not name.endswith("_per_second") and isinstance(value, (int, float))
+
+
+def _on_any_rank(flag: bool) -> bool:
+    """Whether any rank says so: all must stop at the same step, and the first one alone is told to."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return flag
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    votes = torch.tensor([float(flag)], device=device)
+    distributed.all_reduce(votes)
+    return bool(votes.item() > 0)

@@ -11,11 +11,10 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from finery_shared.datasets import LoadedDatasets
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import JobCancelled, Outcome, StagedArtifact, WorkerContext
 from finery_trainer.convert import BEST, LAST, OTHER
-from finery_trainer.planning import TrainingPlan
+from finery_trainer.planning import TrainingData, TrainingPlan
 from finery_trainer.recipes.checkpoints import assemble, describe, run_directory
 from finery_trainer.recipes.gates.answering import Chat
 from finery_trainer.recipes.gates.behaviour import check_answers
@@ -23,8 +22,12 @@ from finery_trainer.recipes.gates.examination import Examiner, without_adapter
 from finery_trainer.recipes.gates.files import check_adapter, check_tokenizer
 from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
 from finery_trainer.recipes.loading import add_adapter, load_adapter, load_base, load_tokenizer
-from finery_trainer.recipes.rows import TokenizedRows, require_rows, tokenize
+from finery_trainer.recipes.parallel import sharding, together
+from finery_trainer.recipes.placement import device_map, free_memory
+from finery_trainer.recipes.prepare import PreparedData, prepare
+from finery_trainer.recipes.row_cache import RowCache
 from finery_trainer.recipes.saved import Checkpoint, whole_checkpoints
+from finery_trainer.recipes.tokenizing import Tokenizing
 from finery_trainer.recipes.training import TrainingResult, train
 
 _PHASES = {"loading": 0.08, "training": 0.77, "checking": 0.15}
@@ -36,7 +39,7 @@ class Sft:
     def __init__(
         self,
         plan: TrainingPlan,
-        data: LoadedDatasets,
+        data: TrainingData,
         min_eval_rows: int,
         questions_on_cpu: int,
         context: WorkerContext,
@@ -64,17 +67,13 @@ class Sft:
             raise
 
     def _run_to_the_end(self) -> Outcome:
-        tokenizer = load_tokenizer(self._plan.model.path)
-        rows = tokenize(tokenizer, self._data.train, self._plan.spec.max_length)
-        require_rows(rows, self._plan.spec.max_length)
-        eval_rows = tokenize(tokenizer, self._data.val, self._plan.spec.max_length)
-        self._tell(rows, eval_rows)
-        by_loss = len(eval_rows.rows) >= self._min_eval_rows
-        result = self._train(rows, eval_rows, by_loss)
+        data = self._prepare()
+        by_loss = len(data.val) >= self._min_eval_rows
+        result = self._train(data, by_loss)
         if self._context.place is not None and self._context.place.rank > 0:
             return Outcome()  # checking and publishing is the first rank's business
         best = result.best(by_loss=by_loss)
-        figures = {"train_loss": result.train_loss, "train_seconds": result.seconds}
+        figures = data.figures() | {"train_loss": result.train_loss, "train_seconds": result.seconds}
         if best.eval_loss is not None:
             figures["eval_loss"] = best.eval_loss
         self._context.progress(0, 3, "checking")
@@ -83,29 +82,46 @@ class Sft:
         figures |= self._question(self._staged(best))
         return Outcome([self._artifact(c, result.last, best, figures) for c in _ordered(result, best)], figures)
 
-    def _tell(self, rows: TokenizedRows, eval_rows: TokenizedRows) -> None:
-        tokens = sum(len(row.input_ids) for row in rows.rows)
-        left_out = rows.too_long + eval_rows.too_long
-        self._context.log(
-            f"{len(rows.rows)} rows to train on ({tokens} tokens), {len(eval_rows.rows)} to evaluate on, "
-            f"{left_out} left out because they are longer than {self._plan.spec.max_length} tokens"
-        )
+    def _prepare(self) -> PreparedData:
+        """Tokenize the rows, and say what there is and what is left out."""
+        spec, selection = self._plan.spec, self._data.selection
 
-    def _train(self, rows: TokenizedRows, eval_rows: TokenizedRows, by_loss: bool) -> TrainingResult:
+        def tick(done: int) -> None:
+            self._context.raise_if_cancelled()
+            self._context.progress(done, len(selection), "loading")
+
+        how = Tokenizing(self._plan.model.path, spec.max_length, spec.truncation_strategy)
+        data = prepare(selection, how, RowCache(self._data.cache), tick)
+        for line in data.lines():
+            self._context.log(line)
+        self._context.metrics(0, data.metrics(), "data")
+        return data
+
+    def _train(self, data: PreparedData, by_loss: bool) -> TrainingResult:
         self._context.raise_if_cancelled()
         set_seed(self._plan.spec.seed)
-        model = add_adapter(load_base(self._plan.model.path, self._dtype), self._plan)
-        trainable, self._parameters = model.get_nb_trainable_parameters()
-        self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, base model in {self._dtype}")
-        result = train(
-            model, self._plan.spec, rows.rows, eval_rows.rows, self._saved, self._context, best_by_loss=by_loss
-        )
-        del model
-        gc.collect()  # the trained model lives in cycles; the checks below load it again from disk
+        shards = sharding(self._plan, self._dtype)
+        with together(self._context.place, shards):
+            model = add_adapter(load_base(self._plan.model.path, self._dtype, self._places()), self._plan)
+            trainable, self._parameters = model.get_nb_trainable_parameters()
+            self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, base model in {self._dtype}")
+            rows = (data.train, data.val)
+            result = train(
+                model, self._plan.spec, *rows, self._saved, self._context, best_by_loss=by_loss, shards=shards
+            )
+            del model
+            gc.collect()  # the trained model lives in cycles; the checks below load it again from disk
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._context.raise_if_cancelled()
         return result
+
+    def _places(self) -> dict[str, int] | None:
+        """Where the parts of the model go, if not all on one device."""
+        if self._context.place is not None:
+            return None
+        named = self._plan.spec.cuda_visible_devices is not None
+        return device_map(self._plan.model.path, self._dtype, free_memory(), named=named)
 
     def _keep_the_last(self) -> None:
         """Have the last whole checkpoint of a cancelled run published, also one of an attempt before this one."""
@@ -138,7 +154,9 @@ class Sft:
         """Load the written adapter afresh, and see what it does."""
         self._context.progress(1, 3, "checking")
         stop = self._context.raise_if_cancelled
-        model = load_adapter(self._plan.model.path, directory, checking_dtype(self._dtype, self._parameters))
+        dtype = checking_dtype(self._dtype, self._parameters)
+        places = device_map(self._plan.model.path, dtype, free_memory(), named=False)
+        model = load_adapter(self._plan.model.path, directory, dtype, places)
         tokenizer = load_tokenizer(directory)
         check_answers(Chat(model, tokenizer, self._plan.model.spec.stop_tokens, stop))
         self._context.progress(2, 3, "checking")

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerState
 from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.collator import pack
+from finery_trainer.recipes.parallel import parameter_count, rank_arguments
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
 from finery_trainer.recipes.saved import (
@@ -56,13 +57,15 @@ def train(
     context: WorkerContext,
     *,
     best_by_loss: bool = True,
+    shards: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train what is trainable in ``model``, saving checkpoints below ``output``; returns early when cancelled.
 
     Goes on from the latest whole checkpoint that ``output`` holds, with its optimizer, schedule, data order and random
-    numbers: what follows is what would have followed without the break.
+    numbers: what follows is what would have followed without the break. ``shards`` is DeepSpeed's configuration.
     """
-    discard_broken(output)
+    if context.place is None or context.place.rank == 0:
+        discard_broken(output)
     earlier = whole_checkpoints(output)
     if earlier and _is_over(read_state(earlier[-1].path), spec, len(rows)):
         return _result(output, read_state(earlier[-1].path), seconds_of(earlier[-1].path))
@@ -71,11 +74,16 @@ def train(
     trainer = Trainer(
         model=model,
         args=training_arguments(
-            spec, output, len(rows), evaluate=bool(eval_rows), parameters=sum(p.numel() for p in model.parameters())
+            spec,
+            output,
+            len(rows),
+            evaluate=bool(eval_rows),
+            parameters=parameter_count(model),
+            ranks=rank_arguments(context.place, shards),
         ),
         data_collator=pack,
-        train_dataset=list(rows),
-        eval_dataset=list(eval_rows) or None,
+        train_dataset=rows,
+        eval_dataset=eval_rows or None,
         callbacks=[
             JobCallback(context, evaluates=bool(eval_rows), patience=spec.early_stopping_patience),
             CheckpointKeeper(
