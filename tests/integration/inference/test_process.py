@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from finery.inference.v1 import deployments_pb2 as d
+from finery_inference.engines.vllm.environment import scratch_directory
 from tests.integration.inference.service import Services, connect, reason_of
 from tests.unit.inference.harness import write_model
 
@@ -54,13 +55,17 @@ async def test_two_processes_of_one_home_have_deployments_of_their_own(services:
         assert not response.deployments
 
 
-async def test_one_process_owns_its_deployments(services: Services) -> None:
+async def test_one_process_owns_its_deployments_and_its_engines_files(services: Services) -> None:
     first = services.start()
     await asyncio.to_thread(first.address)
-    second = services.start()
+    scratch = services.home / scratch_directory(services.home / "inference" / "0").name
+    scratch.mkdir()
+    (scratch / "socket-of-a-running-engine").touch()
+    second = services.start("vllm", TMPDIR=str(services.home))
     assert await asyncio.to_thread(second.popen.wait, 30) == 1
     assert "ALREADY_RUNNING" in second.log.read_text()
     assert str(first.popen.pid) in second.log.read_text()
+    assert (scratch / "socket-of-a-running-engine").exists()
 
 
 async def test_a_port_in_use_is_told_with_the_setting(services: Services) -> None:

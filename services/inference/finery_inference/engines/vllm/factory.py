@@ -24,6 +24,7 @@ class VllmFactory:
         self._hardware = hardware
         self._scratch = scratch
         self._starter: asyncio.Future[VllmStarter] | None = None
+        self._owns_scratch = False
 
     async def prepare(self) -> None:
         """Begin to import vLLM; does not wait for it."""
@@ -40,10 +41,15 @@ class VllmFactory:
         return await (await self._loaded()).start(config)
 
     async def close(self) -> None:
-        """End the processes of starts that were cancelled and are not over, and remove what engines left on disk."""
+        """End the processes of starts that were cancelled and are not over, and remove what engines left on disk.
+
+        A factory that was never prepared leaves the directory alone: its service was refused, since another one with
+        the same state runs.
+        """
         for child in multiprocessing.active_children():
             child.kill()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._owns_scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def _loaded(self) -> VllmStarter:
         await self.prepare()
@@ -51,6 +57,7 @@ class VllmFactory:
 
     def _import(self) -> VllmStarter:
         # vLLM removes its sockets when it ends by itself; a killed one leaves them to the next start.
+        self._owns_scratch = True
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(mode=0o700)
         module: Any = importlib.import_module("finery_inference.engines.vllm.engine")
