@@ -65,4 +65,5 @@ def make_planner(settings: TrainerSettings) -> Planner:
         dataset_hubs_from(os.environ),
         settings.check_path,
         settings.checked_at_once,
+        Home(settings.home).service("trainer") / "cache",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery_shared.datasets import LoadedDatasets, load, parse
+from finery_shared.datasets import Selection, parse, select
 from finery_shared.datasets.grammar import HubName
 from finery_shared.datasets.hubs import DatasetHub
 from finery_shared.datasets.registry import find
@@ -17,6 +17,7 @@ from finery_shared.datasets.source import locate
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import ModelHub, ResolvedModel, resolve
 from finery_shared.models import find as find_model
+from finery_trainer.combinations import check_combination, look_around
 from finery_trainer.spec import TrainingSpec, fill
 
 SELF_COGNITION = "self-cognition"
@@ -37,6 +38,14 @@ class TrainingPlan:
         return any(entry is not None and entry.name == SELF_COGNITION for entry in entries)
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows of a run, drawn but not held, and the directory in which their tokens are kept."""
+
+    selection: Selection
+    cache: Path
+
+
 class Planner:
     """Resolves and checks requests; the same at Create and in the worker."""
 
@@ -47,12 +56,14 @@ class Planner:
         dataset_hubs: Mapping[HubName, DatasetHub],
         check_path: Callable[[str | Path, str], Path],
         checked_at_once: int,
+        cache: Path,
     ) -> None:
         self._store = store
         self._model_hubs = model_hubs
         self._dataset_hubs = dataset_hubs
         self._check_path = check_path
         self._checked_at_once = checked_at_once
+        self._cache = cache
 
     def checked_plan(self, given: Mapping[str, Any]) -> TrainingPlan:
         """The plan for a request, its data checked too; raises what `plan` and `check_data` raise."""
@@ -80,27 +91,35 @@ class Planner:
                 "it was made from.",
                 field="model_type",
             )
+        check_combination(spec, look_around(spec, os.environ))
         return TrainingPlan(spec, model, model.spec.targets.select(spec.lora_target_modules))
 
     def check_data(self, plan: TrainingPlan) -> None:
         """Read and check every row, unless there are too many to do it while a caller waits.
 
-        Raises what `load` raises, and PATH_NOT_ALLOWED.
+        Raises what `select` raises, and PATH_NOT_ALLOWED.
         """
         if not plan.spec.datasets:
             raise invalid("dataset", "say what to train on, for instance --dataset self-cognition#500 or a file.")
-        sources = [locate(parse(text), Path("/"), self._dataset_hubs).path for text in plan.spec.datasets]
-        for text, source in zip(plan.spec.datasets, sources, strict=True):
-            if os.path.isabs(parse(text).name):
-                self._check_path(source, "dataset")
-        if sum(map(_size, sources)) <= self._checked_at_once:
+        size = 0
+        for field, texts in (("dataset", plan.spec.datasets), ("val_dataset", plan.spec.val_datasets)):
+            for spec in map(parse, texts):
+                source = locate(spec, Path("/"), self._dataset_hubs).path
+                if os.path.isabs(spec.name):
+                    self._check_path(source, field)
+                size += _size(source)
+        if size <= self._checked_at_once:
             self.load_data(plan)
 
-    def load_data(self, plan: TrainingPlan) -> LoadedDatasets:
-        """The conversations for training and evaluation, in their order, placeholders filled."""
+    def load_data(self, plan: TrainingPlan, tick: Callable[[], None] = lambda: None) -> TrainingData:
+        """Read and check all rows, and draw those for training and evaluation.
+
+        ``tick`` is called for every row; what it raises ends the reading. Raises what `select` raises.
+        """
         spec = plan.spec
-        return load(
+        selection = select(
             spec.datasets,
+            val_datasets=spec.val_datasets,
             seed=spec.dataset_seed,
             test_ratio=spec.dataset_test_ratio,
             names=spec.model_names,
@@ -109,7 +128,9 @@ class Planner:
             base_dir=Path("/"),
             hubs=self._dataset_hubs,
             mix=SelfCognitionMix.shipped(spec.system or "") if plan.teaches_identity else None,
+            tick=tick,
         )
+        return TrainingData(selection, self._cache)
 
     def _check_output(self, output_dir: str) -> None:
         if not output_dir:

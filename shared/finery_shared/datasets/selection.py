@@ -38,7 +38,8 @@ class DatasetReport:
         parts = [f"{self.dataset}: {self.available} rows, {self.train} to train on, {self.val} to evaluate on"]
         if self.repeated > 1:
             more = f", and {self.rest} of them once more" if self.rest else ""
-            parts.append(f"fewer rows than asked for: all of them {self.repeats} times{more}")
+            times = {1: "once", 2: "twice"}.get(self.repeats, f"{self.repeats} times")
+            parts.append(f"fewer rows than asked for: all of them {times}{more}")
         if self.skipped:
             parts.append(f"{self.skipped} rows skipped, the first: {self.problem}")
         return "; ".join(parts)
@@ -50,6 +51,10 @@ class Part(Protocol):
     @property
     def dataset(self) -> str:
         """The argument that names the data set."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every row has to be right: a hub's may be left out."""
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -71,6 +76,11 @@ class FilePart:
 
     def __len__(self) -> int:
         return len(self.wanted)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the files are the user's or ours."""
+        return self.reader.source.trusted
 
     def rows(self) -> Iterator[Conversation]:
         """Read the files up to the last wanted row; raises DATASET_ROW_INVALID if they changed since the drawing."""
@@ -102,6 +112,7 @@ class MadePart:
 
     dataset: str
     made: tuple[Conversation, ...]
+    trusted: bool = True
 
     def __len__(self) -> int:
         return len(self.made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ OWN = TemplateFamily("own", (), None)
 """A template of no known family: turns end with the tokenizer's EOS token."""
 
 
+@lru_cache(maxsize=64)
 def family_of(chat_template: str) -> TemplateFamily:
     """The family that a Jinja chat template belongs to, `OWN` if none."""
     return next((family for family in FAMILIES if all(mark in chat_template for mark in family.marks)), OWN)

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finery_shared.errors import FineryError, Reason
-from finery_shared.templates.families import family_of
-from finery_shared.templates.tokenizer import ChatTokenizer, Messages, template_text
+from finery_shared.templates.tokenizer import ChatTokenizer, Messages
+from finery_shared.templates.turns import check_tools, end_of_tool_turn, end_of_turn, mentions_call, unsupported
+
+Tools = Sequence[Mapping[str, Any]]
+"""Functions that the assistant may call, in OpenAI's shape."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A rendered conversation. ``loss_mask`` has one entry for each id: 1 where the token is to be learned."""
+    """A rendered row. ``loss_mask`` has one entry for each id: 1 where the token is to be learned."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -37,83 +39,100 @@ class Rendered:
         return [token if learn else ignore for token, learn in zip(self.token_ids, self.loss_mask, strict=True)]
 
 
-def render(tokenizer: ChatTokenizer, messages: Messages) -> Rendered:
+def render(tokenizer: ChatTokenizer, messages: Messages, tools: Tools = ()) -> Rendered:
     """Render a conversation; the loss covers every assistant turn with its end-of-turn token, and nothing else.
 
-    What a template puts between the end-of-turn token and the next turn (ChatML: a newline) is not learned.
+    What a template puts between the end-of-turn token and the next turn (ChatML: a newline) is not learned. Tool calls
+    are part of their turn; what tools answer is not learned.
 
     Raises UNSUPPORTED when the template refuses the messages, changes earlier turns when later ones are added, does
-    not end a turn with a special token, or lets a prompt's last token melt into the answer.
+    not end a turn with a special token, lets a prompt's last token melt into the answer, or has no tool messages.
     """
-    text = _text(tokenizer, messages, prompt=False)
-    ids = _ids(tokenizer, messages, prompt=False)
+    text = _text(tokenizer, messages, tools, prompt=False)
+    ids = _ids(tokenizer, messages, tools, prompt=False)
     if tokenizer.encode(text, add_special_tokens=False) != ids:
-        raise _unsupported("tokenizing the rendered text gives other ids than apply_chat_template does")
+        raise unsupported("tokenizing the rendered text gives other ids than apply_chat_template does")
     mask = [0] * len(ids)
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            prompt, turn_end = _turn_span(tokenizer, text, messages, index)
+            prompt, turn_end = _turn_span(tokenizer, text, messages, tools, index)
             start, end = (_token_position(tokenizer, text[:cut], ids) for cut in (prompt, turn_end))
             mask[start:end] = [1] * (end - start)
+    check_tools(text, messages, tools)
     return Rendered(text, tuple(ids), tuple(mask))
 
 
-def render_prompt(tokenizer: ChatTokenizer, messages: Messages) -> Prompt:
+def render_text(tokenizer: ChatTokenizer, text: str) -> Rendered:
+    """A plain text as the tokenizer frames it, with an EOS token at its end; all but the first token is learned."""
+    ids = tokenizer.encode(text, add_special_tokens=True)
+    end = tokenizer.encode(str(tokenizer.eos_token or ""), add_special_tokens=False)
+    if ids[-len(end) :] != end:
+        ids = [*ids, *end]
+    return Rendered(text, tuple(ids), (0, *[1] * (len(ids) - 1)) if ids else ())
+
+
+def render_prompt(tokenizer: ChatTokenizer, messages: Messages, tools: Tools = ()) -> Prompt:
     """Render messages up to the point where the assistant answers; raises UNSUPPORTED if the template refuses."""
-    return Prompt(_text(tokenizer, messages, prompt=True), tuple(_ids(tokenizer, messages, prompt=True)))
+    ids = _ids(tokenizer, messages, tools, prompt=True)
+    return Prompt(_text(tokenizer, messages, tools, prompt=True), tuple(ids))
 
 
-def _turn_span(tokenizer: ChatTokenizer, text: str, messages: Messages, index: int) -> tuple[int, int]:
+def _turn_span(tokenizer: ChatTokenizer, text: str, messages: Messages, tools: Tools, index: int) -> tuple[int, int]:
     """Characters of one assistant turn: from where its prompt ends to the end of its end-of-turn token."""
-    prompt = _text(tokenizer, messages[:index], prompt=True)
+    prompt = _text(tokenizer, messages[:index], tools, prompt=True)
     if not text.startswith(prompt):
-        raise _unsupported("it renders earlier turns differently once later ones follow, so its turns can't be told")
+        raise unsupported("it renders earlier turns differently once later ones follow, so its turns can't be told")
+    if messages[index].get("tool_calls"):
+        whole = _text(tokenizer, messages[: index + 1], tools, prompt=False)
+        return len(prompt), _tool_turn_end(tokenizer, text, whole, len(prompt), messages[index])
     content = _plain(messages[index]["content"]).strip()
     at = text.find(content, len(prompt))
-    ends = _end_of_turn(tokenizer)
+    ends = end_of_turn(tokenizer)
     if at < 0 or ends.search(text, len(prompt), at):
-        raise _unsupported("an assistant's text does not occur in the rendered turn as it was given")
+        raise unsupported("an assistant's text does not occur in the rendered turn as it was given")
     end = re.compile(rf"\s*(?:{ends.pattern})").match(text, at + len(content))
     if end is None:
-        raise _unsupported(
-            "it does not end an assistant's turn with a special token: a model would never learn to stop"
-        )
+        raise unsupported("it does not end an assistant's turn with a special token: a model would never learn to stop")
     return len(prompt), end.end()
 
 
-def _end_of_turn(tokenizer: ChatTokenizer) -> re.Pattern[str]:
-    """Any token that may end a turn: the family's, EOS, and other special tokens."""
-    tokens = [family_of(template_text(tokenizer)).end_of_turn, tokenizer.eos_token, *tokenizer.all_special_tokens]
-    known = sorted({str(token) for token in tokens if token}, key=len, reverse=True)
-    if not known:
-        raise _unsupported("the tokenizer has no special tokens, so nothing ends a turn")
-    return re.compile("|".join(map(re.escape, known)))
+def _tool_turn_end(tokenizer: ChatTokenizer, text: str, whole: str, start: int, message: Mapping[str, Any]) -> int:
+    """Where a turn that calls tools ends; ``whole`` is the text up to there, and ends with its end-of-turn token."""
+    if not text.startswith(whole.rstrip()):
+        raise unsupported("it renders tool calls differently once later turns follow, so their turn can't be told")
+    ends = [match.end() for match in end_of_tool_turn(tokenizer).finditer(whole, start)]
+    if not ends or whole[ends[-1] :].strip():
+        raise unsupported("it does not end a turn that calls tools with a special token")
+    if not mentions_call(whole[start : ends[-1]], message):
+        raise unsupported("it leaves out tool calls, so the model's family has none")
+    return ends[-1]
 
 
 def _token_position(tokenizer: ChatTokenizer, prefix: str, ids: Sequence[int]) -> int:
     """The number of tokens that a prefix of the text takes, proved to be the same tokens within the whole."""
     own = tokenizer.encode(prefix, add_special_tokens=False)
     if list(ids[: len(own)]) != own:
-        raise _unsupported(f"a token reaches across the border of a turn, at {prefix[-20:]!r}")
+        raise unsupported(f"a token reaches across the border of a turn, at {prefix[-20:]!r}")
     return len(own)
 
 
-def _text(tokenizer: ChatTokenizer, messages: Messages, *, prompt: bool) -> str:
-    return str(_apply(tokenizer, messages, tokenize=False, prompt=prompt))
+def _text(tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, prompt: bool) -> str:
+    return str(_apply(tokenizer, messages, tools, tokenize=False, prompt=prompt))
 
 
-def _ids(tokenizer: ChatTokenizer, messages: Messages, *, prompt: bool) -> list[int]:
-    return [int(token) for token in _apply(tokenizer, messages, tokenize=True, prompt=prompt)]
+def _ids(tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, prompt: bool) -> list[int]:
+    return [int(token) for token in _apply(tokenizer, messages, tools, tokenize=True, prompt=prompt)]
 
 
-def _apply(tokenizer: ChatTokenizer, messages: Messages, *, tokenize: bool, prompt: bool) -> Any:
+def _apply(tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, tokenize: bool, prompt: bool) -> Any:
     conversation = [dict(message) for message in messages]
+    offered: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
     try:
         return tokenizer.apply_chat_template(
-            conversation, tokenize=tokenize, add_generation_prompt=prompt, return_dict=False
+            conversation, tokenize=tokenize, add_generation_prompt=prompt, return_dict=False, **offered
         )
     except Exception as error:  # a template may raise whatever it likes about the messages
-        raise _unsupported(f"it refuses these messages ({error})") from error
+        raise unsupported(f"it refuses these messages ({error})") from error
 
 
 def _plain(content: object) -> str:
@@ -122,11 +141,3 @@ def _plain(content: object) -> str:
         return content
     parts = content if isinstance(content, Sequence) else ()
     return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
-
-
-def _unsupported(problem: str) -> FineryError:
-    return FineryError(
-        Reason.UNSUPPORTED,
-        f"This chat template can't be used for this conversation: {problem}. "
-        "Check the row's roles and texts, or use another model.",
-    )

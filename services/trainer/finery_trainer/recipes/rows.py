@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
 
 from finery_shared.datasets import Conversation
 from finery_shared.errors import FineryError, Reason
-from finery_shared.templates import ChatTokenizer, Rendered, render, split_by_length
+from finery_shared.templates import ChatTokenizer, Rendered, render_row, truncate_left
+
+IGNORED = -100
+
+TruncationStrategy = Literal["delete", "truncation_left"]
 
 
 @dataclass(frozen=True)
@@ -18,37 +24,72 @@ class Row:
     labels: tuple[int, ...]
 
 
+class Rows(Protocol):
+    """Tokenized rows, which may lie in a file: a row is read when it is asked for."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+class Why(StrEnum):
+    """Why a row is left out."""
+
+    TOO_LONG = "too_long"
+    NOTHING_TO_LEARN = "nothing_to_learn"
+    NOT_RENDERED = "not_rendered"
+
+
 @dataclass(frozen=True)
-class TokenizedRows:
-    """Rows that fit, the number of those that were too long, and the length in tokens of the longest of all."""
+class LeftOut:
+    """A row that is not used. ``length`` is its number of tokens, 0 if it could not be rendered."""
 
-    rows: tuple[Row, ...]
-    too_long: int
-    longest: int
-
-
-def tokenize(tokenizer: ChatTokenizer, conversations: Sequence[Conversation], max_length: int) -> TokenizedRows:
-    """Render conversations and leave out those with more than ``max_length`` tokens.
-
-    Raises UNSUPPORTED for a row that the template can't render, naming where the row stands.
-    """
-    report = split_by_length([_render(tokenizer, row) for row in conversations], max_length)
-    rows = tuple(Row(row.token_ids, tuple(row.labels())) for row in report.kept)
-    return TokenizedRows(rows, len(report.too_long), report.longest)
+    why: Why
+    length: int
+    problem: str = ""
 
 
-def require_rows(tokenized: TokenizedRows, max_length: int) -> None:
-    """Raise DATASET_EMPTY when nothing is left to train on."""
-    if not tokenized.rows:
+@dataclass(frozen=True)
+class Fitted:
+    """A row that is used: its ids, which of them are learned, and the number of tokens before any were cut off."""
+
+    input_ids: tuple[int, ...]
+    learned: tuple[int, ...]
+    length: int
+
+
+def fit(
+    tokenizer: ChatTokenizer, conversation: Conversation, max_length: int, strategy: TruncationStrategy
+) -> Fitted | LeftOut:
+    """Render a conversation, and cut it or leave it out when it has more than ``max_length`` tokens."""
+    try:
+        rendered = render_row(tokenizer, conversation)
+        length = len(rendered.token_ids)
+        if length > max_length:
+            if strategy == "delete":
+                return LeftOut(Why.TOO_LONG, length)
+            rendered = truncate_left(tokenizer, conversation, rendered, max_length)
+    except FineryError as error:
+        return LeftOut(Why.NOT_RENDERED, 0, f"{conversation.origin}: {error.message}")
+    if not learns(rendered):
+        return LeftOut(Why.NOTHING_TO_LEARN, length)
+    return Fitted(rendered.token_ids, rendered.loss_mask, length)
+
+
+def learns(rendered: Rendered) -> bool:
+    """Whether there is a token to learn: the first one follows nothing."""
+    return any(rendered.loss_mask[1:])
+
+
+def require_rows(rows: int, longest: int, left_out: int, max_length: int) -> None:
+    """Raise DATASET_EMPTY when no row is left to train on."""
+    if rows == 0:
         raise FineryError(
             Reason.DATASET_EMPTY,
-            f"All {tokenized.too_long} rows are longer than --max_length {max_length} (the longest has "
-            f"{tokenized.longest} tokens): raise it, or shorten the rows.",
+            f"None of the {left_out} rows can be trained on with --max_length {max_length} (the longest has "
+            f"{longest} tokens): raise it, shorten the rows, or pass --truncation_strategy truncation_left.",
         )
-
-
-def _render(tokenizer: ChatTokenizer, conversation: Conversation) -> Rendered:
-    try:
-        return render(tokenizer, conversation.messages)
-    except FineryError as error:
-        raise FineryError(error.reason, f"{conversation.origin}: {error.message}", detail=error.detail) from error

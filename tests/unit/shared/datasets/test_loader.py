@@ -251,7 +251,7 @@ def test_what_was_drawn_is_told_in_a_sentence(write: Any) -> None:
     assert told == [
         f"{path}: 10 rows, 9 to train on, 1 to evaluate on",
         f"{path}#25: 10 rows, 25 to train on, 0 to evaluate on; "
-        "fewer rows than asked for: all of them 2 times, and 5 of them once more",
+        "fewer rows than asked for: all of them twice, and 5 of them once more",
     ]
 
 
