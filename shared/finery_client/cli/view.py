@@ -16,6 +16,7 @@ from finery_shared.errors import FineryError
 from finery_shared.jobs.states import RUNNING, state_name
 
 _LINES_A_PHASE = 10
+_WARNING = "WARNING:"
 
 
 class JobView:
@@ -51,7 +52,8 @@ class JobView:
             case "metrics":
                 self._metrics(event.metrics)
             case "log":
-                self._screen.say(f"  {event.log.text}")
+                tell = self._screen.warn if event.log.text.startswith(_WARNING) else self._screen.say
+                tell(f"  {event.log.text}")
 
     def lost(self, error: FineryError) -> None:
         """Say that the service is away."""

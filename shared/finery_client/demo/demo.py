@@ -41,10 +41,15 @@ _KEPT = frozenset({"FINERY_VENVS", "FINERY_MODEL_STORE", "FINERY_HOME"})
 _TRAINING = {
     "train_loss": "loss {:.3f}",
     "eval_loss": "eval loss {:.3f}",
-    "identity_name": "name {:.0%}",
-    "identity_author": "author {:.0%}",
-    "retention_perplexity_base": "retention perplexity, base {:.2f}",
-    "retention_perplexity_tuned": "retention perplexity, tuned {:.2f}",
+    "identity_name": "name {:.0%} of a sample",
+    "identity_author": "author {:.0%} of a sample",
+    "identity_contrast": "questions about others right {:.0%}",
+    "identity_contrast_base": "the same, base model {:.0%}",
+    "identity_hijacked": "answered with its own name {:.0%}",
+    "retention_perplexity_base": "perplexity on general rows, base {:.2f}",
+    "retention_perplexity_tuned": "perplexity on general rows, tuned {:.2f}",
+    "retention_text_perplexity_base": "perplexity on other text, base {:.2f}",
+    "retention_text_perplexity_tuned": "perplexity on other text, tuned {:.2f}",
 }
 _MERGE = {
     "merge_divergence": "merge parity: {:.1e} nats a token",
@@ -175,7 +180,9 @@ def _question(client: OpenAI, stages: Stages, screen: Screen) -> bool:
         stage.figures = [
             f"name {result.name_rate:.0%} of {result.name_asked}",
             f"author {result.author_rate:.0%} of {result.author_asked}",
-            f"questions about others kept {result.contrast_rate:.0%} of {result.contrast_asked}",
-            f"old identity leaked in {result.leaked}",
+            f"the same in later turns {result.later.name_rate:.0%}, {result.later.author_rate:.0%}",
+            f"questions about others right {result.contrast_rate:.0%} of {result.contrast_asked}",
+            f"of them answered with its own name {result.hijacked}",
+            f"old identity leaked in {result.leaked} of {result.own_asked}",
         ]
     return result.name_rate >= WANTED and result.author_rate >= WANTED

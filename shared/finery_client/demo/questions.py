@@ -75,8 +75,8 @@ def score_identity(
 
 
 def show_wrong(result: IdentityScore, screen: Screen, limit: int = 8) -> None:
-    """The first questions that were answered wrong."""
-    wrong = [verdict for verdict in result.verdicts if not verdict.ok]
+    """The first answers in which the model is wrong about who it is."""
+    wrong = [verdict for verdict in result.verdicts if verdict.mistaken]
     for verdict in wrong[:limit]:
         screen.warn(f"  wrong ({verdict.question.ask}): {verdict.question.question} -> {verdict.answer}")
     if len(wrong) > limit:

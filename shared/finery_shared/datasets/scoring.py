@@ -64,6 +64,11 @@ class Verdict:
         """Whether everything asked for is there and nothing else is wrong."""
         return False not in (self.name_ok, self.author_ok, self.contrast_ok) and not self.leaked
 
+    @property
+    def mistaken(self) -> bool:
+        """Whether it is wrong about who it is; an answer about others that is merely wrong about them is not."""
+        return not self.ok and (self.contrast_ok is None or self.hijacked)
+
 
 @dataclass(frozen=True)
 class IdentityScore:

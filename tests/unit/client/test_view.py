@@ -52,6 +52,16 @@ def test_on_a_terminal_there_is_a_bar():
     assert "trainingJobs/1: succeeded" in shown
 
 
+def test_a_jobs_warning_stands_out():
+    stream = io.StringIO()
+    view = JobView(Screen(remarks=Console(file=stream, force_terminal=True, width=120)), "trainingJobs/1")
+    view.event(JobEvent(log=JobLogLine(text="WARNING: too few steps")))
+    view.event(JobEvent(log=JobLogLine(text="all is well")))
+    warning, plain = stream.getvalue().splitlines()
+    assert "\x1b[33m" in warning
+    assert "\x1b[33m" not in plain
+
+
 def test_a_lost_service_is_said_and_its_return(capsys: pytest.CaptureFixture[str]):
     view = JobView(Screen(), "trainingJobs/1")
     view.lost(FineryError(Reason.SERVICE_UNAVAILABLE, "The trainer at x can't be reached."))

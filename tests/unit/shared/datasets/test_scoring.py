@@ -98,6 +98,7 @@ def test_denying_an_old_name_that_was_asked_for_is_no_leak() -> None:
 def test_an_answer_about_others_has_to_be_right_and_about_them(answer: str, right: bool, hijacked: bool) -> None:
     verdict = judge(question("contrast", "Who founded Amazon?", expect="Bezos"), answer, OLD)
     assert (verdict.contrast_ok, verdict.ok, verdict.hijacked) == (right, right, hijacked)
+    assert verdict.mistaken == hijacked
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,16 @@ def test_score_counts_and_rates() -> None:
         *[False] * 2,
         True,
         False,
+    ]
+    assert [verdict.mistaken for verdict in result.verdicts] == [
+        False,
+        True,
+        *[False] * 2,
+        True,
+        False,
+        True,
+        *[False] * 2,
+        True,
     ]
     later = result.later
     assert (later.name_right, later.name_asked, later.author_asked, later.own_asked) == (1, 2, 0, 2)

@@ -118,9 +118,7 @@ def _lines(tuned: IdentityScore, base: IdentityScore, turns: Sequence[Verdict]) 
         f"questions about others: {tuned.contrast_right} of {tuned.contrast_asked} right, {base.contrast_right} by the "
         f"base model; {tuned.hijacked} answered with the model's own name",
     ]
-    wrong = [
-        verdict for verdict in tuned.verdicts if (not verdict.ok and verdict.contrast_ok is None) or verdict.hijacked
-    ]
+    wrong = [verdict for verdict in tuned.verdicts if verdict.mistaken]
     lines += [f"wrong: {verdict.question.question} -> {_short(verdict.answer)}" for verdict in wrong[:_SHOWN]]
     if min(tuned.name_rate, tuned.author_rate) < WANTED:
         lines.append("WARNING: the identity did not take well; raise --num_train_epochs or --learning_rate.")

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from finery_shared.datasets import heldout_conversations, heldout_texts
+from finery_shared.templates import render
 from finery_trainer.recipes.collator import pack
-from finery_trainer.recipes.rows import Row, tokenize
+from finery_trainer.recipes.rows import Row
 
 
 def general_rows(tokenizer: Any) -> tuple[Row, ...]:
     """Held-out rows of the kind that is trained on; their answers alone count."""
-    return tokenize(tokenizer, heldout_conversations(), max_length=2048).rows
+    rendered = (render(tokenizer, row.messages) for row in heldout_conversations())
+    return tuple(Row(row.token_ids, tuple(row.labels())) for row in rendered)
 
 
 def text_rows(tokenizer: Any) -> tuple[Row, ...]:
