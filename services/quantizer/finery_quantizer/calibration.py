@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from finery_quantizer.request import DEFAULT_DATASETS, ExportRequest, TrainingRecipe
 from finery_shared.datasets import Conversation, load
 from finery_shared.errors import FineryError, Reason, invalid
-from finery_shared.templates.render import render
+from finery_shared.templates.rows import render_row
 from finery_shared.templates.tokenizer import ChatTokenizer
 
 _ENOUGH_CONTEXT = 512
@@ -44,7 +44,7 @@ def calibration_rows(
         authors=recipe.model_authors,
         system=recipe.system or "",
     )
-    distinct = {tuple((m["role"], m["content"]) for m in row.messages): row for row in reversed(loaded.train)}
+    distinct = {repr((row.messages, row.tools, row.text)): row for row in reversed(loaded.train)}
     return tuple(reversed(distinct.values()))[: request.quant_n_samples]
 
 
@@ -71,7 +71,7 @@ def cut_blocks(
     nothing. A long row goes on in the next block; all that is dropped is a remainder of fewer tokens than there are
     blocks. Raises INVALID_ARGUMENT when there are fewer tokens than `at_least`.
     """
-    rendered = [render(tokenizer, row.messages).token_ids for row in rows]
+    rendered = [render_row(tokenizer, row).token_ids for row in rows]
     stream = [token for ids in rendered for token in ids]
     if not stream:
         raise FineryError(Reason.DATASET_EMPTY, "The calibration data have no rows: name others with --dataset.")

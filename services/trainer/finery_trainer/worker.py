@@ -19,7 +19,7 @@ def train(context: WorkerContext, written: Callable[[Path], None] = lambda _dire
     settings = TrainerSettings.load()
     planner = make_planner(settings)
     plan = planner.plan(given(TrainingSpec.FromString(context.spec)))
-    data = planner.load_data(plan)
+    data = planner.load_data(plan, context.raise_if_cancelled)
     context.progress(0, 0, "loading")
     from finery_trainer.recipes.sft import Sft  # imports torch: what the plan refuses is refused before
 

@@ -41,6 +41,14 @@ def test_long_rows_are_cut_and_nothing_but_a_remainder_is_lost(tokenizer: ChatTo
     assert len(stream) - len(joined) < len(blocks.ids)
 
 
+def test_plain_text_calibrates_too(tokenizer: ChatTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text("Once upon a time.\nOnce upon a time.\nThe end.\n")
+    rows = calibration_rows([str(tmp_path / "story.txt")], ExportRequest(), TrainingRecipe())
+    assert sorted(row.text for row in rows) == ["Once upon a time.", "The end."]
+    blocks = cut_blocks(tokenizer, rows, 100, at_least=1, at_most=None)
+    assert blocks.available >= len(tokenizer.encode("Once upon a time.The end.", add_special_tokens=False))
+
+
 def test_blocks_are_no_longer_than_rows_need(tokenizer: ChatTokenizer) -> None:
     short = cut_blocks(tokenizer, [row("a" * 50)] * 20, 2048, at_least=1, at_most=None)
     assert max(map(len, short.ids)) <= 512

@@ -22,7 +22,8 @@ from finery_quantizer.settings import QuantizerSettings
 from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, write_manifest
 from finery_shared.datasets import Conversation, heldout_conversations
 from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext
-from finery_shared.templates.render import Rendered, render
+from finery_shared.templates.render import Rendered
+from finery_shared.templates.rows import render_row
 
 MERGE_CHECK_ROWS = 12
 
@@ -146,4 +147,4 @@ def _phases(plan: ExportPlan) -> dict[str, float]:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Conversation]) -> list[Rendered]:
-    return [render(tokenizer, row.messages) for row in rows]
+    return [render_row(tokenizer, row) for row in rows]
