@@ -46,12 +46,29 @@ def packed_attention(
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return plain
+    return row_by_row(query, key, value, segments, scaling, sliding_window, dropout), None
+
+
+def row_by_row(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Sequence[int],
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The rows' attentions one after the other: (1, heads, T, size) and (1, key heads, T, size) to (1, T, heads, size).
+
+    ``segments`` are the length of the shared beginning, then those of the rows' own parts; together T.
+    """
     dtype = query.dtype
     if query.device.type == "cpu":
         # SDPA's backward pass in bf16 is three times slower than in fp32 there (0.6 ms against 1.7 ms for a short row).
         query, key, value = query.float(), key.float(), value.float()
-    key = repeat_kv(key, module.num_key_value_groups)
-    value = repeat_kv(value, module.num_key_value_groups)
+    groups = query.shape[1] // key.shape[1]
+    key = repeat_kv(key, groups)
+    value = repeat_kv(value, groups)
     shared, *lengths = segments
     keys, values = key.split([shared, *lengths], dim=2), value.split([shared, *lengths], dim=2)
     outputs = []
@@ -69,7 +86,7 @@ def packed_attention(
                 scale=scaling,
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous()
 
 
 def visible(shared: int, own: int, window: int | None, device: torch.device) -> Tensor:
