@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from finery_quantizer.calibration import choose_datasets
 from finery_quantizer.request import ExportRequest, TrainingRecipe, same_quantization
 from finery_shared.artifacts import Kind, Manifest, manifest_digest, read_manifest, verify
 from finery_shared.datasets import parse
+from finery_shared.datasets.source import locate
 from finery_shared.errors import FineryError, Reason, invalid
-from finery_shared.models import ModelHub, ModelSpec, from_path, resolve
+from finery_shared.models import CheckPath, ModelHub, ModelSpec, ResolvedModel, check_readable, from_path, resolve
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ExportPlan:
 class Planner:
     """Resolves and checks requests against the file system; the same at Create and in the worker."""
 
-    def __init__(self, store: Path, hubs: Sequence[ModelHub], check_path: Callable[[str | Path, str], Path]) -> None:
+    def __init__(self, store: Path, hubs: Sequence[ModelHub], check_path: CheckPath) -> None:
         self._store = store
         self._hubs = hubs
         self._check_path = check_path
@@ -64,9 +65,9 @@ class Planner:
         plan = self._from_checkpoint(request) if request.ckpt_dir else self._from_model(request)
         if request.quant_bits:
             _check_quantizable(plan)
-            for path in (name for text in request.datasets if (name := parse(text).name).startswith("/")):
-                self._check_path(path, "datasets")
-            plan = replace(plan, request=replace(request, datasets=choose_datasets(request, plan.recipe)))
+            self._check_datasets(request.datasets)
+            recipe = self._with_readable_datasets(plan.recipe)
+            plan = replace(plan, request=replace(request, datasets=choose_datasets(request, recipe)))
         self._check_path(plan.work_dir, "output_dir")
         return _with_existing(plan)
 
@@ -95,12 +96,14 @@ class Planner:
     def _base(self, request: ExportRequest, manifest: Manifest) -> tuple[Path, ModelSpec]:
         """The base of an adapter: the one given, else where the manifest says, else by the model type."""
         if request.model_id_or_path:
-            found = resolve(manifest.model_type, request.model_id_or_path, store=self._store, hubs=self._hubs)
+            found = self._resolve(manifest.model_type, request.model_id_or_path)
         elif Path(manifest.base_model).is_dir():
-            return Path(manifest.base_model), from_path(Path(manifest.base_model), manifest.model_type)
+            recorded = Path(manifest.base_model)
+            check_readable(recorded, "ckpt_dir", store=self._store, hubs=self._hubs, check_path=self._check_path)
+            return recorded, from_path(recorded, manifest.model_type)
         else:
             try:
-                found = resolve(manifest.model_type, store=self._store, hubs=self._hubs)
+                found = self._resolve(manifest.model_type)
             except FineryError as error:
                 raise FineryError(
                     error.reason,
@@ -113,12 +116,33 @@ class Planner:
     def _from_model(self, request: ExportRequest) -> ExportPlan:
         if request.merge_lora:
             raise invalid("ckpt_dir", "--merge_lora needs an adapter: pass its directory with --ckpt_dir.")
-        found = resolve(
-            request.model_type or None, request.model_id_or_path or None, store=self._store, hubs=self._hubs
-        )
+        found = self._resolve(request.model_type, request.model_id_or_path)
         output = Path(request.output_dir) / found.path.name if request.output_dir else found.path
         quantized = _beside(output, "-awq-int4")
         return ExportPlan(request, None, found.path, found.spec, None, TrainingRecipe(), None, quantized)
+
+    def _resolve(self, model_type: str, model_id_or_path: str = "") -> ResolvedModel:
+        return resolve(
+            model_type or None,
+            model_id_or_path or None,
+            store=self._store,
+            hubs=self._hubs,
+            check_path=self._check_path,
+        )
+
+    def _check_datasets(self, texts: Sequence[str]) -> None:
+        """Refuse data files that lie where this service must not read."""
+        for spec in map(parse, texts):
+            if spec.name.startswith("/"):
+                self._check_path(locate(spec, {}).path, "datasets")
+
+    def _with_readable_datasets(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """The recipe, without its data sets if this service can't read them: the checkpoint names them, no caller."""
+        try:
+            self._check_datasets(recipe.datasets)
+        except FineryError:
+            return recipe.model_copy(update={"datasets": ()})
+        return recipe
 
 
 def _beside(path: Path, suffix: str) -> Path:

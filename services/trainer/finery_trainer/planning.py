@@ -78,9 +78,13 @@ class Planner:
         """
         self._check_output(given["output_dir"])
         path = given["model_id_or_path"]
-        if os.path.isabs(path):
-            self._check_path(path, "model_id_or_path")
-        model = resolve(given["model_type"] or None, path or None, store=self._store, hubs=self._model_hubs)
+        model = resolve(
+            given["model_type"] or None,
+            path or None,
+            store=self._store,
+            hubs=self._model_hubs,
+            check_path=self._check_path,
+        )
         registered = find_model(model.spec.model_type) is not None
         name = model.spec.model_type if registered or os.path.isabs(path) else given["model_type"]
         spec = fill({**given, "model_type": name}, model.spec.recipe)
@@ -104,7 +108,7 @@ class Planner:
         size = 0
         for field, texts in (("dataset", plan.spec.datasets), ("val_dataset", plan.spec.val_datasets)):
             for spec in map(parse, texts):
-                source = locate(spec, Path("/"), self._dataset_hubs).path
+                source = locate(spec, self._dataset_hubs).path
                 if os.path.isabs(spec.name):
                     self._check_path(source, field)
                 size += _size(source)
@@ -125,7 +129,6 @@ class Planner:
             names=spec.model_names,
             authors=spec.model_authors,
             system=spec.system or "",
-            base_dir=Path("/"),
             hubs=self._dataset_hubs,
             mix=SelfCognitionMix.shipped(spec.system or "") if plan.teaches_identity else None,
             tick=tick,

@@ -7,7 +7,6 @@ import random
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from finery_shared.datasets import registry
 from finery_shared.datasets.conversation import Conversation
@@ -53,7 +52,6 @@ def load(
     names: Sequence[str] = (),
     authors: Sequence[str] = (),
     system: str = "",
-    base_dir: Path | None = None,
     hubs: Mapping[HubName, DatasetHub] | None = None,
     mix: Mix | None = None,
 ) -> LoadedDatasets:
@@ -66,7 +64,6 @@ def load(
         names=names,
         authors=authors,
         system=system,
-        base_dir=base_dir,
         hubs=hubs,
         mix=mix,
     )
@@ -84,7 +81,6 @@ def select(
     names: Sequence[str] = (),
     authors: Sequence[str] = (),
     system: str = "",
-    base_dir: Path | None = None,
     hubs: Mapping[HubName, DatasetHub] | None = None,
     mix: Mix | None = None,
     tick: Tick = lambda: None,
@@ -92,9 +88,8 @@ def select(
     """Read and check every data set of a run, and draw its rows; the same arguments give the same rows in that order.
 
     ``names`` and ``authors`` fill ``{{NAME}}`` and ``{{AUTHOR}}``: one value, or (Chinese, English). ``system`` goes in
-    front of rows that have no system message. With ``val_datasets`` nothing is split off ``datasets``. Relative paths
-    start at ``base_dir`` (default: the working directory). ``mix`` makes self-cognition's rows from those drawn, and
-    puts ``system`` in where it belongs.
+    front of rows that have no system message. With ``val_datasets`` nothing is split off ``datasets``. Paths are
+    absolute. ``mix`` makes self-cognition's rows from those drawn, and puts ``system`` in where it belongs.
 
     Raises INVALID_ARGUMENT, DATASET_NOT_FOUND, DATASET_UNREACHABLE, DATASET_EMPTY, DATASET_ROW_INVALID,
     PLACEHOLDER_SURVIVED or FILE_MISSING.
@@ -103,16 +98,16 @@ def select(
         raise invalid("dataset_test_ratio", f"{test_ratio} is not in [0, 1).")
     if not datasets:
         raise FineryError(Reason.DATASET_EMPTY, "No data set was given: add --dataset NAME (for instance general-en).")
-    places = base_dir or Path.cwd(), hubs if hubs is not None else hubs_from(os.environ)
+    hubs = hubs if hubs is not None else hubs_from(os.environ)
     fill = Identity.of(names, authors), system
     ratio = 0.0 if val_datasets else test_ratio
     drawn: list[_Drawn] = []
     for spec in _distinct(datasets, "dataset"):
         rng = random.Random(f"{seed}/{spec.name}/{spec.subset}")
-        drawn.append(_draw(spec, _reader(locate(spec, *places), *fill), ratio, rng, mix, tick))
+        drawn.append(_draw(spec, _reader(locate(spec, hubs), *fill), ratio, rng, mix, tick))
     for spec in _distinct(val_datasets, "val_dataset"):
         rng = random.Random(f"{seed}/val/{spec.name}/{spec.subset}")
-        reader = _reader(locate(spec, *places), *fill)
+        reader = _reader(locate(spec, hubs), *fill)
         drawn.append(_for_validation(_draw(spec, reader, 0.0, rng, mix, tick, repeat=False)))
     return _shuffled(drawn, seed)
 

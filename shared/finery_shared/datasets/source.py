@@ -10,7 +10,7 @@ from finery_shared.datasets import registry
 from finery_shared.datasets.files import is_data_file
 from finery_shared.datasets.grammar import DatasetSpec, HubName
 from finery_shared.datasets.hubs import DatasetHub
-from finery_shared.errors import FineryError, Reason
+from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models.registry import near_matches
 
 
@@ -23,33 +23,36 @@ class Source:
     trusted: bool
 
 
-def locate(spec: DatasetSpec, base_dir: Path, hubs: Mapping[HubName, DatasetHub]) -> Source:
-    """Find a data set: by registered name, then as a path (relative to ``base_dir``), then as a hub id.
+def locate(spec: DatasetSpec, hubs: Mapping[HubName, DatasetHub]) -> Source:
+    """Find a data set: by registered name, then as an absolute path, then as a hub id.
 
-    Raises DATASET_NOT_FOUND (with near matches), FILE_MISSING or DATASET_UNREACHABLE.
+    Raises INVALID_ARGUMENT (a relative path: those mean something to whoever wrote them alone), DATASET_NOT_FOUND
+    (with near matches), FILE_MISSING or DATASET_UNREACHABLE.
     """
     entry = registry.find(spec.name)
     if entry is not None and entry.path is not None and spec.hub is None:
         return Source(entry.path, spec.subset, trusted=True)
     if entry is not None:
         return _from_hub(spec, {"HF": entry.hf_id, "MS": entry.ms_id}, hubs)
-    if spec.hub is None and (path := _local(spec, base_dir)) is not None:
+    if spec.hub is None and (path := _local(spec)) is not None:
         return path
     if spec.name.count("/") == 1:
         return _from_hub(spec, {"HF": spec.name, "MS": spec.name}, hubs)
     raise _not_found(spec)
 
 
-def _local(spec: DatasetSpec, base_dir: Path) -> Source | None:
+def _local(spec: DatasetSpec) -> Source | None:
     """The path if it is one. A colon may belong to the file's name."""
     whole = f"{spec.name}:{spec.subset}" if spec.subset else spec.name
     for text, subset in ((whole, None), (spec.name, spec.subset)):
-        path = base_dir / Path(text).expanduser()
-        if path.exists():
+        path = Path(text)
+        if path.is_absolute() and path.exists():
             return Source(path, subset, trusted=True)
-    if spec.name.startswith(("/", "./", "../", "~")) or is_data_file(spec.name):
-        path = base_dir / Path(spec.name).expanduser()
-        raise FineryError(Reason.FILE_MISSING, f"There is no data file {path}: check the path.", path=str(path))
+    if spec.name.startswith("/"):
+        message = f"There is no data file {spec.name}: check the path."
+        raise FineryError(Reason.FILE_MISSING, message, path=spec.name)
+    if spec.name.startswith((".", "~")) or is_data_file(spec.name):
+        raise invalid("dataset", f"{spec.name} is not an absolute path.")
     return None
 
 

@@ -5,7 +5,7 @@ from finery_shared.models.derive import from_path
 from finery_shared.models.directory import is_complete
 from finery_shared.models.hubs import HuggingFaceHub, ModelHub, ModelScopeHub, hubs_from
 from finery_shared.models.registry import all_specs, find, get, near_matches
-from finery_shared.models.resolve import ResolvedModel, resolve, store_path
+from finery_shared.models.resolve import CheckPath, ResolvedModel, check_readable, resolve, store_path
 from finery_shared.models.shape import GROUP_SIZES, ModelShape, group_size_for
 from finery_shared.models.spec import ModelSpec, Recipe, TargetModules
 
@@ -13,6 +13,7 @@ __all__ = [
     "ARCHITECTURES",
     "GROUP_SIZES",
     "Architecture",
+    "CheckPath",
     "HuggingFaceHub",
     "ModelHub",
     "ModelScopeHub",
@@ -22,6 +23,7 @@ __all__ = [
     "ResolvedModel",
     "TargetModules",
     "all_specs",
+    "check_readable",
     "find",
     "from_path",
     "get",

@@ -28,6 +28,9 @@ class ModelHub(Protocol):
     def cached(self, repo_id: str) -> Path | None:
         """The model's directory in this machine's cache, if it is there and whole. Never goes to the network."""
 
+    def holds(self, path: Path) -> bool:
+        """Whether a directory lies in this hub's cache."""
+
     def download(self, repo_id: str) -> Path:
         """Fetch a model into the cache; raises MODEL_UNREACHABLE when that can't be done."""
 
@@ -53,6 +56,10 @@ class HuggingFaceHub:
             main = []
         others = sorted((repo / "snapshots").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
         return next((path for path in (*main, *others) if is_complete(path)), None)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a directory lies in the cache."""
+        return path.resolve().is_relative_to(self.cache.resolve())
 
     def download(self, repo_id: str) -> Path:
         """Fetch config, tokenizer and safetensors files."""
@@ -86,6 +93,10 @@ class ModelScopeHub:
         tops = ("models", ".", "hub/models", "hub")
         places = (self.cache / top / name for top in tops for name in (mangled, repo_id))
         return next((path for path in places if is_complete(path)), None)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a directory lies in the cache."""
+        return path.resolve().is_relative_to(self.cache.resolve())
 
     def download(self, repo_id: str) -> Path:
         """Fetch config, tokenizer and safetensors files."""

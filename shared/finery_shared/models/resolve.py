@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from finery_shared.models.derive import from_path
 from finery_shared.models.directory import is_complete
 from finery_shared.models.hubs import ModelHub
 from finery_shared.models.spec import ModelSpec
+
+CheckPath = Callable[[str | Path, str], Path]
+"""Path and field to the real path, as `finery_shared.settings` has it; raises PATH_NOT_ALLOWED."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,21 @@ def resolve(
     *,
     store: Path,
     hubs: Sequence[ModelHub] = (),
+    check_path: CheckPath,
 ) -> ResolvedModel:
     """Find a model: local path, then the store, then the hubs' caches, then the hubs in their order.
 
-    ``model_id_or_path`` is a directory, a hub id or a model type, and alone is enough. Raises INVALID_ARGUMENT
-    (neither given), MODEL_NOT_FOUND (with near matches), FILE_MISSING (no such directory), MODEL_UNREACHABLE (no hub
-    gave it), and what `from_path` raises.
+    ``model_id_or_path`` is an absolute directory, a hub id or a model type, and alone is enough. Raises
+    INVALID_ARGUMENT (neither given, a relative path, a path as model type), PATH_NOT_ALLOWED, MODEL_NOT_FOUND (with
+    near matches), FILE_MISSING (no such directory), MODEL_UNREACHABLE (no hub gave it), and what `from_path` raises.
     """
     if not model_type and not model_id_or_path:
         raise invalid("model_type", "say which model: --model_type NAME or --model_id_or_path DIR_OR_ID.")
-    if model_id_or_path and (path := _local_directory(model_id_or_path)) is not None:
+    if model_type and _is_path(model_type):
+        raise invalid("model_type", f"{model_type} is a path: pass it as --model_id_or_path.")
+    if model_id_or_path and _is_path(model_id_or_path):
+        path = Path(model_id_or_path)
+        check_readable(path, "model_id_or_path", store=store, hubs=hubs, check_path=check_path)
         return ResolvedModel(path, from_path(path, model_type or None))
     wanted = model_id_or_path or model_type or ""
     spec = registry.find(wanted)
@@ -51,14 +59,21 @@ def store_path(store: Path, model_type: str) -> Path:
     return store / model_type
 
 
-def _local_directory(text: str) -> Path | None:
-    """The path if ``text`` is one; None if it may be a hub id or a model type."""
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return path.absolute()
-    if text.startswith(("/", "./", "../", "~")) or text.count("/") > 1:
-        raise FineryError(Reason.FILE_MISSING, f"There is no model directory {path}: check the path.", path=text)
-    return None
+def check_readable(path: Path, field: str, *, store: Path, hubs: Sequence[ModelHub], check_path: CheckPath) -> None:
+    """Refuse a directory that a service must not read for a caller.
+
+    It may read what lies in the store or in a hub's cache, which callers can name without a path too, and what
+    ``check_path`` allows. Raises INVALID_ARGUMENT (a relative path) or PATH_NOT_ALLOWED.
+    """
+    if not path.is_absolute():
+        raise invalid(field, f"{path} is neither an absolute path nor a hub id (owner/name).")
+    if not path.resolve().is_relative_to(store.resolve()) and not any(hub.holds(path) for hub in hubs):
+        check_path(path, field)
+
+
+def _is_path(text: str) -> bool:
+    """Whether ``text`` can only be a path, not a hub id or a model type."""
+    return text.startswith(("/", "~")) or text.count("/") > 1 or any(part in (".", "..") for part in text.split("/"))
 
 
 def _find_registered(spec: ModelSpec, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:

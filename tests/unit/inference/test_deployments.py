@@ -131,6 +131,19 @@ async def test_only_allowed_directories_are_read(harness: Harness, tmp_path_fact
         assert "FINERY_INFERENCE_ALLOWED_ROOTS" in error.message
 
 
+async def test_paths_that_only_the_caller_understands_are_refused(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_model(elsewhere / "toy-chat")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", str(elsewhere))
+    for model in ("~/toy-chat", "./toy-chat", f"../{elsewhere.name}/toy-chat"):
+        error = await refusal(harness.create(model={"model_id_or_path": model}))
+        assert (error.reason, error.metadata) == (Reason.INVALID_ARGUMENT, {"field": "model_id_or_path"})
+    assert (await refusal(harness.create(ckpt_dir="toy-chat"))).metadata == {"field": "ckpt_dir"}
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [

@@ -6,7 +6,8 @@ import pytest
 
 from finery_quantizer.convert import recipe
 from finery_quantizer.planning import ExportPlan, Planner
-from finery_quantizer.request import ExportRequest
+from finery_quantizer.request import DEFAULT_DATASETS, ExportRequest
+from finery_quantizer.settings import QuantizerSettings
 from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, write_manifest
 from finery_shared.errors import FineryError, Reason
 from tests.unit.quantizer.models import publish_adapter, write_adapter, write_model
@@ -94,6 +95,8 @@ def test_a_model_is_quantized_as_it_is(planner: Planner, base: Path) -> None:
         ({"quant_n_samples": 0}, Reason.INVALID_ARGUMENT, "quant_n_samples"),
         ({"datasets": ("genral-zh",)}, Reason.DATASET_NOT_FOUND, "general-zh"),
         ({"datasets": ("/no/such.jsonl",)}, Reason.FILE_MISSING, "/no/such.jsonl"),
+        ({"datasets": ("~/such.jsonl",)}, Reason.INVALID_ARGUMENT, "absolute"),
+        ({"model_id_or_path": "../tiny-chat"}, Reason.INVALID_ARGUMENT, "absolute"),
         ({"ckpt_dir": "/no/such/dir"}, Reason.FILE_MISSING, "/no/such/dir"),
     ],
 )
@@ -103,6 +106,39 @@ def test_bad_requests_are_refused_at_once(
     error = refusal(planner, both(checkpoint, **changes))
     assert error.reason is reason
     assert remedy in error.message
+
+
+@pytest.fixture
+def strict(tmp_path: Path) -> Planner:
+    """A planner that may read `tmp_path` alone."""
+    return Planner(tmp_path / "store", (), QuantizerSettings(home=tmp_path).check_path)
+
+
+def test_only_allowed_directories_are_read(
+    strict: Planner, checkpoint: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "rows.jsonl").write_text('{"query": "q", "response": "r"}\n')
+    shutil.copytree(base, elsewhere / "tiny-chat")
+    outside = {"model_id_or_path": str(elsewhere / "tiny-chat")}
+    assert refusal(strict, both(checkpoint, **outside)).reason is Reason.PATH_NOT_ALLOWED
+    assert refusal(strict, ExportRequest(**outside, quant_bits=4)).reason is Reason.PATH_NOT_ALLOWED
+    for name in (elsewhere / "rows.jsonl", elsewhere):
+        error = refusal(strict, both(checkpoint, datasets=(f"{name}#5",)))
+        assert (error.reason, error.metadata) == (Reason.PATH_NOT_ALLOWED, {"field": "datasets"})
+
+
+def test_what_a_checkpoint_names_is_held_to_the_same_rule(
+    strict: Planner, checkpoint: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    rows = elsewhere / "rows.jsonl"
+    rows.write_text('{"query": "q", "response": "r"}\n')
+    publish_adapter(checkpoint, base, "tiny-chat", {"datasets": [str(rows)]})
+    assert strict.plan(both(checkpoint)).request.datasets == DEFAULT_DATASETS
+    shutil.copytree(base, elsewhere / "tiny-chat")
+    publish_adapter(checkpoint, elsewhere / "tiny-chat", "tiny-chat", RECIPE)
+    assert refusal(strict, both(checkpoint)).reason is Reason.PATH_NOT_ALLOWED
 
 
 def test_a_checkpoint_without_manifest_and_one_with_a_wrong_checksum(planner: Planner, checkpoint: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finery_inference.deployments.model import DeploymentSpec
 from finery_shared.artifacts import Kind, read_manifest, verify
 from finery_shared.errors import FineryError, Reason, invalid
-from finery_shared.models import ModelHub, ModelSpec, from_path, resolve
+from finery_shared.models import CheckPath, ModelHub, ModelSpec, from_path, resolve
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class SourceResolver:
 
     store: Path
     hubs: Sequence[ModelHub]
-    check_path: Callable[[str | Path, str], Path]
-    """Path and field to the real path; raises PATH_NOT_ALLOWED."""
+    check_path: CheckPath
 
     def resolve(self, spec: DeploymentSpec) -> Source:
         """The model of a spec.
@@ -55,7 +54,11 @@ class SourceResolver:
         return Source(path, manifest.model_type, from_path(path, manifest.model_type))
 
     def _model(self, spec: DeploymentSpec) -> Source:
-        if spec.model_id_or_path.startswith("/"):
-            self.check_path(spec.model_id_or_path, "model_id_or_path")
-        found = resolve(spec.model_type or None, spec.model_id_or_path or None, store=self.store, hubs=self.hubs)
+        found = resolve(
+            spec.model_type or None,
+            spec.model_id_or_path or None,
+            store=self.store,
+            hubs=self.hubs,
+            check_path=self.check_path,
+        )
         return Source(found.path, found.spec.model_type, found.spec)

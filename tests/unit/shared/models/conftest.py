@@ -1,13 +1,32 @@
 """A writer of model directories: whole by default, each part can be left out or replaced."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finery_shared.models import CheckPath, ModelHub, ResolvedModel
+from finery_shared.models import resolve as resolve_checked
+
 ModelWriter = Callable[..., Path]
+
+
+def anywhere(path: str | Path, field: str) -> Path:
+    return Path(path).resolve()
+
+
+def resolve(
+    model_type: str | None = None,
+    model_id_or_path: str | None = None,
+    *,
+    store: Path,
+    hubs: Sequence[ModelHub] = (),
+    check_path: CheckPath = anywhere,
+) -> ResolvedModel:
+    return resolve_checked(model_type, model_id_or_path, store=store, hubs=hubs, check_path=check_path)
+
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from finery_shared.errors import FineryError, Reason
-from finery_shared.models import hubs_from, resolve
+from finery_shared.models import hubs_from
 from tests.fakes.hf_hub import serve_hub
 
-from .conftest import ModelWriter
+from .conftest import ModelWriter, resolve
 
 pytest.importorskip("huggingface_hub", reason="runs in the services' environments")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # huggingface_hub's own

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from finery_shared.errors import FineryError, Reason
-from finery_shared.models import ModelSpec, hubs_from, resolve
+from finery_shared.models import CheckPath, ModelSpec, check_readable, hubs_from
 
-from .conftest import ModelWriter
+from .conftest import ModelWriter, resolve
 
 
 @dataclass
@@ -26,12 +26,24 @@ class FakeHub:
     def cached(self, repo_id: str) -> Path | None:
         return self.cache.get(repo_id)
 
+    def holds(self, path: Path) -> bool:
+        return path in self.cache.values()
+
     def download(self, repo_id: str) -> Path:
         self.asked.append(repo_id)
         if repo_id not in self.shelves:
             cause = f"{self.name} ({repo_id}): it can't be reached"
             raise FineryError(Reason.MODEL_UNREACHABLE, "unreachable", detail=f"{self.name} is down", cause=cause)
         return self.shelves[repo_id]
+
+
+def only_in(root: Path) -> CheckPath:
+    def check(path: str | Path, field: str) -> Path:
+        if not Path(path).resolve().is_relative_to(root):
+            raise FineryError(Reason.PATH_NOT_ALLOWED, "not there", field=field)
+        return Path(path).resolve()
+
+    return check
 
 
 QWEN = "Qwen/Qwen1.5-0.5B-Chat"
@@ -49,10 +61,65 @@ def test_local_path_with_model_type(write_model: ModelWriter, tmp_path: Path) ->
     assert resolved.path == tmp_path / "mine"
 
 
-def test_relative_path(write_model: ModelWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("text", ["~/mine", "./mine", "../cwd/mine", "a/b/mine", "a/../mine", "..", "a/.."])
+def test_a_relative_path_is_refused_whatever_lies_there(
+    write_model: ModelWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    write_model("cwd/mine")
+    write_model("cwd/a/b/mine")
+    write_model(".")
+    monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setenv("HOME", str(tmp_path / "cwd"))
+    with pytest.raises(FineryError, match="neither an absolute path") as caught:
+        resolve(None, text, store=tmp_path / "store")
+    assert (caught.value.reason, caught.value.metadata) == (Reason.INVALID_ARGUMENT, {"field": "model_id_or_path"})
+
+
+def test_a_name_is_never_a_directory(write_model: ModelWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model("mine")
+    write_model("owner/mine")
     monkeypatch.chdir(tmp_path)
-    assert resolve(None, "mine", store=tmp_path / "store").path == tmp_path / "mine"
+    for text, reason in (("mine", Reason.MODEL_NOT_FOUND), ("owner/mine", Reason.MODEL_UNREACHABLE)):
+        with pytest.raises(FineryError) as caught:
+            resolve(None, text, store=tmp_path / "store")
+        assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("model_type", ["/{}/mine", "../mine", "a/../../mine", "~/mine"])
+def test_a_model_type_is_no_way_out_of_the_store(write_model: ModelWriter, tmp_path: Path, model_type: str) -> None:
+    write_model("mine")
+    with pytest.raises(FineryError, match="--model_id_or_path") as caught:
+        resolve(model_type.format(str(tmp_path).strip("/")), store=tmp_path / "store")
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
+
+
+def test_directories_are_held_to_what_is_allowed(write_model: ModelWriter, tmp_path: Path) -> None:
+    allowed = only_in(tmp_path / "allowed")
+    inside, outside = write_model("allowed/mine"), write_model("elsewhere/mine")
+    (tmp_path / "allowed" / "link").symlink_to(outside)
+    assert resolve(None, str(inside), store=tmp_path / "store", check_path=allowed).path == inside
+    for path in (outside, tmp_path / "allowed" / ".." / "elsewhere" / "mine", tmp_path / "allowed" / "link"):
+        with pytest.raises(FineryError) as caught:
+            resolve(None, str(path), store=tmp_path / "store", check_path=allowed)
+        assert caught.value.reason is Reason.PATH_NOT_ALLOWED
+
+
+def test_the_store_and_the_caches_may_be_named_by_path(write_model: ModelWriter, tmp_path: Path) -> None:
+    allowed, hub = only_in(tmp_path / "allowed"), FakeHub(cache={QWEN: write_model("cache/snapshot")})
+    stored = write_model("store/mine")
+    for path in (stored, tmp_path / "cache" / "snapshot"):
+        assert resolve(None, str(path), store=tmp_path / "store", hubs=[hub], check_path=allowed).path == path
+    with pytest.raises(FineryError):
+        check_readable(tmp_path / "cache", "f", store=tmp_path / "store", hubs=[hub], check_path=allowed)
+
+
+def test_what_lies_in_the_hubs_caches(write_model: ModelWriter, tmp_path: Path) -> None:
+    hubs = hubs_from({"HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms"), "HOME": "/nowhere"})
+    snapshot = write_model("hf/hub/models--Qwen--Qwen1.5-0.5B-Chat/snapshots/abc")
+    scoped = write_model("ms/models/qwen/Qwen1___5-0___5B-Chat")
+    assert [hub.holds(snapshot) for hub in hubs] == [True, False]
+    assert [hub.holds(scoped) for hub in hubs] == [False, True]
+    assert not any(hub.holds(tmp_path / "hf" / "hub" / ".." / "token") for hub in hubs)
 
 
 def test_store_comes_before_cache_and_hub(write_model: ModelWriter, tmp_path: Path) -> None:
@@ -126,10 +193,9 @@ def test_unknown_name(tmp_path: Path, model_type: str | None, model_id_or_path: 
     assert caught.value.reason is Reason.MODEL_NOT_FOUND
 
 
-@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "../nowhere", "a/b/c"])
-def test_missing_path(tmp_path: Path, path: str) -> None:
+def test_missing_path(tmp_path: Path) -> None:
     with pytest.raises(FineryError) as caught:
-        resolve(None, path, store=tmp_path)
+        resolve(None, "/nowhere/model", store=tmp_path)
     assert caught.value.reason is Reason.FILE_MISSING
 
 
