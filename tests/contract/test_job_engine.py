@@ -5,8 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,18 +12,16 @@ from pathlib import Path
 import pytest
 
 from finery.artifacts.v1.artifacts_pb2 import Artifact
-from finery.jobs.v1.jobs_pb2 import JobEvent, JobState
+from finery.jobs.v1.jobs_pb2 import JobEvent
 from finery.jobs.v1.worker_pb2 import ReportRequest
 from finery_shared.artifacts import verify
 from finery_shared.errors import FineryError, Reason
-from finery_shared.home import announced
 from finery_shared.jobs.engine import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.states import CANCELLED, FAILED, FINAL, QUEUED, RUNNING, SUCCEEDED
-from finery_shared.jobs.store import JobRecord, JobStore
-from tests.fakes.toy_service import ROOT, ToyService
-
-PATIENCE = 60
+from finery_shared.jobs.store import JobStore
+from tests.fakes.toy_jobs import PATIENCE, Process, create, states, watch
+from tests.fakes.toy_service import ToyService
 
 
 @pytest.fixture
@@ -34,20 +30,6 @@ async def toy(tmp_path: Path) -> AsyncIterator[ToyService]:
     await service.start()
     yield service
     await service.stop()
-
-
-async def create(toy: ToyService, work: Path, **plan: object) -> JobRecord:
-    spec = json.dumps({"steps": 3, "destination": str(work / "result"), **plan}).encode()
-    return await toy.engine.create(spec, str(work), "", spec)
-
-
-async def watch(toy: ToyService, name: str, token: str = "") -> list[JobEvent]:
-    async with asyncio.timeout(PATIENCE):
-        return [event async for event in toy.engine.watch(name, token)]
-
-
-def states(events: list[JobEvent]) -> list[JobState.ValueType]:
-    return [event.status.state for event in events if event.HasField("status")]
 
 
 async def test_a_job_runs_and_publishes(toy: ToyService, tmp_path: Path) -> None:
@@ -213,31 +195,6 @@ def test_delete_and_pages(tmp_path: Path) -> None:
     with pytest.raises(FineryError) as caught:
         store.get(names[0])
     assert caught.value.reason is Reason.JOB_NOT_FOUND
-
-
-class Process:
-    """The toy service as a process of its own."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.fakes.toy_service", str(self.state)], cwd=ROOT)
-        deadline = time.monotonic() + PATIENCE
-        while (found := announced(self.state / "ready.json")) is None or found.pid != self.process.pid:
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def end(self) -> int:
-        assert self.process is not None
-        self.process.terminate()
-        return self.process.wait(PATIENCE)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from finery.artifacts.v1.artifacts_pb2 import Artifact
 from finery_shared.home import announce
 from finery_shared.jobs.engine import EngineSettings, JobEngine
-from finery_shared.jobs.executor import LocalExecutor
+from finery_shared.jobs.executor import Executor, LocalExecutor
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer
@@ -33,10 +33,17 @@ class ToyKind:
         return published[0].artifact.SerializeToString() if published else Artifact().SerializeToString()
 
 
+class ToyExecutor(LocalExecutor):
+    def __init__(self, state: Path) -> None:
+        super().__init__("tests.fakes.toy_worker", state, environment={"PYTHONPATH": str(ROOT)})
+
+
 class ToyService:
-    def __init__(self, state: Path, settings: EngineSettings | None = None) -> None:
+    def __init__(
+        self, state: Path, settings: EngineSettings | None = None, *, executor: Executor | None = None
+    ) -> None:
         self.store = JobStore(open_sqlite(state / "jobs.db"), "toys")
-        executor = LocalExecutor("tests.fakes.toy_worker", state, environment={"PYTHONPATH": str(ROOT)})
+        executor = executor or ToyExecutor(state)
         self.endpoint = state / "endpoint.json"
         self.engine = JobEngine(self.store, executor, ToyKind(), state, self.endpoint, settings)
         self.server = RpcServer("127.0.0.1:0", [worker_servicer(self.engine)], logger("toy"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.executor import TASK_ENV, Task
 from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext, run_worker
 
 
@@ -49,5 +50,12 @@ def work(ctx: WorkerContext) -> Outcome:
     return Outcome([StagedArtifact(staged, destination, "result")], {"steps": float(plan["steps"])})
 
 
+def linger() -> None:
+    """Live on after the outcome was handed in, as a process with much to free does."""
+    time.sleep(json.loads(Task.read(Path(os.environ[TASK_ENV])).spec_bytes).get("linger", 0.0))
+
+
 if __name__ == "__main__":
-    sys.exit(run_worker(work))
+    status = run_worker(work)
+    linger()
+    sys.exit(status)

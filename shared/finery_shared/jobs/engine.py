@@ -91,6 +91,7 @@ class JobEngine:
         self._attempts: dict[str, _Attempt] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
+        self._stopping = False
         self._loop: asyncio.Task[None] | None = None
         self._log = logger("jobs")
 
@@ -103,10 +104,14 @@ class JobEngine:
         self._loop = asyncio.create_task(self._run(), name="job-engine")
 
     async def stop(self) -> None:
-        """Stop the workers, put their jobs back into the queue for the next start, and give ownership back."""
+        """Stop the workers, put their jobs back into the queue for the next start, and give ownership back.
+
+        What is being done for a job is done to its end first: a publication can't be left half way.
+        """
+        self._stopping = True
+        self._work.set()
         if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+            await self._loop
             for record in await asyncio.to_thread(self._store.in_states, ACTIVE):
                 await self._interrupt(record)
         self._notify()
@@ -162,22 +167,26 @@ class JobEngine:
         self._work.set()
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
+            self._work.clear()
             try:
                 await self._step()
             except Exception:
                 # One job's trouble (or a full disk) must not end the engine that all jobs depend on.
                 self._log.exception("the job engine stumbled; going on")
-            self._work.clear()
             await _wait(self._work, self._settings.poll_interval)
 
     async def _step(self) -> None:
         active = await asyncio.to_thread(self._store.in_states, ACTIVE)
         for record in active:
+            if self._stopping:
+                return
             await self._tend(record)
         free = self._settings.max_running_jobs - len(active)
         if free > 0:
             for record in (await asyncio.to_thread(self._store.in_states, [QUEUED]))[:free]:
+                if self._stopping:
+                    return
                 await self._begin(record)
 
     async def _begin(self, record: JobRecord) -> None:
@@ -258,7 +267,7 @@ class JobEngine:
             error = FineryError(known, outcome.failure.message, **outcome.failure.metadata)
             await self._finish(record, FAILED, error=error)
             return
-        if end == "cancelled" and record.state != CANCELLING:
+        if not _decided(record):
             await self._crashed(record)
             return
         staged = outcome.success.artifacts if end == "success" else outcome.cancelled.artifacts
@@ -284,7 +293,7 @@ class JobEngine:
         if record.crashes + 1 < self._settings.max_attempts:
             text = f"Attempt {attempt}: the worker {how}. Trying again."
             self._log.warning("attempt lost", job=record.name, attempt=attempt, how=how)
-            await asyncio.to_thread(self._store.requeue, record.name, text, crashed=True)
+            await asyncio.to_thread(self._store.requeue, record, text, crashed=True)
             self._notify()
             return
         lines = "\n".join(self._executor.logs(attempt_name(record.name, attempt), 5))
@@ -295,14 +304,18 @@ class JobEngine:
         await self._finish(record, FAILED, error=FineryError(Reason.WORKER_DIED, message))
 
     async def _interrupt(self, record: JobRecord) -> None:
-        """End the worker of a job that was not cancelled, and keep the job for the next start."""
+        """End a job's worker, and keep the job for the next start, which settles it if its outcome is known."""
+        if record.handle is not None:
+            await asyncio.to_thread(self._executor.end, record.handle)
+        if record.outcome is None:
+            record = await self._recover_outcome(record)
+        if _decided(record):
+            return
         if record.state == CANCELLING:
             await self._finish(record, CANCELLED)
             return
         text = "The service was stopped; the job goes on when it is started again."
-        await asyncio.to_thread(self._store.requeue, record.name, text, crashed=False)
-        if record.handle is not None:
-            await asyncio.to_thread(self._executor.end, record.handle)
+        await asyncio.to_thread(self._store.requeue, record, text, crashed=False)
 
     async def _finish(
         self,
@@ -324,6 +337,12 @@ class JobEngine:
             "job ended", job=record.name, state=JobState.Name(state), error=error.message if error is not None else None
         )
         self._notify()
+
+
+def _decided(record: JobRecord) -> bool:
+    """Whether the attempt's outcome ends the job: a worker that stopped though nobody cancelled it ends nothing."""
+    end = record.outcome.WhichOneof("end") if record.outcome is not None else None
+    return end in ("success", "failure") or (end == "cancelled" and record.state == CANCELLING)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

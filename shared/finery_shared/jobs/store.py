@@ -151,13 +151,18 @@ class JobStore:
         with self._transaction() as connection:
             connection.execute(update(JOBS).where(JOBS.c.name == name).values(handle=handle))
 
-    def requeue(self, name: str, text: str, *, crashed: bool) -> None:
-        """Put a running job back into the queue and say why."""
+    def requeue(self, seen: JobRecord, text: str, *, crashed: bool) -> None:
+        """Put a running job back into the queue and say why.
+
+        Nothing happens if it is not as it was ``seen`` any more: cancelled, or its outcome has come.
+        """
         with self._transaction() as connection:
-            record = get_record(connection, name)
+            record = get_record(connection, seen.name)
+            if record.state != seen.state or record.outcome != seen.outcome:
+                return
             event = JobEvent()
             event.log.text, event.log.attempt = text, record.status.attempt
-            append_event(connection, name, event)
+            append_event(connection, record.name, event)
             change_state(connection, record, QUEUED, secret=None, handle=None, crashes=record.crashes + crashed)
 
     def report(self, name: str, attempt: int, secret: str, updates: Sequence[WorkerUpdate]) -> tuple[JobRecord, int]:
