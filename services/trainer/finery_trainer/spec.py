@@ -72,12 +72,18 @@ class TrainingSpec(BaseModel):
     nproc_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
+FULL_LEARNING_RATE = 1e-5
+"""Default where every parameter is trained; the rates of models' recipes are for LoRA."""
+
+
 def fill(given: Mapping[str, Any], recipe: Recipe) -> TrainingSpec:
     """The spec of what was given, completed from the model's recipe, then from the defaults.
 
     Raises INVALID_ARGUMENT naming the field.
     """
     suggested = {key: value for key, value in asdict(recipe).items() if value is not None}
+    if given.get("sft_type") == "full":
+        suggested["learning_rate"] = FULL_LEARNING_RATE
     if "batch_size" in given:
         # The recipe's accumulation belongs to the recipe's batch.
         suggested.pop("gradient_accumulation_steps", None)

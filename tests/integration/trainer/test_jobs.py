@@ -110,6 +110,23 @@ async def test_a_fault_between_writing_and_checking_fails_the_job(
     assert not list((tmp_path / "out").iterdir())
 
 
+async def test_all_parameters_are_trained_into_a_model(trainer: Trainer, tiny_qwen: Path, tmp_path: Path) -> None:
+    asked = spec(tmp_path / "out", qwen(tiny_qwen), 3)
+    asked.datasets[:] = ["general-en#40"]
+    asked.sft_type = "full"
+    asked.optimization.learning_rate = 1e-3  # at 1e-5 three steps would not show in bf16, and the gate would say so
+    name = await trainer.create(asked)
+    job = await trainer.finished(name)
+    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+    artifact = job.output.last_checkpoint
+    assert artifact.kind == ArtifactKind.ARTIFACT_KIND_MODEL
+    model = directory(artifact.uri)
+    assert verify(model).recipe["sft_type"] == "full"
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (model / file).read_bytes() == (tiny_qwen / file).read_bytes()
+    assert (model / "model.safetensors").stat().st_size == (tiny_qwen / "model.safetensors").stat().st_size
+
+
 async def test_a_killed_service_finds_its_job_again_and_no_event_is_lost(tiny_qwen: Path, tmp_path: Path) -> None:
     """Qwen's family is trained on the way."""
     process = ServiceProcess(tmp_path, [tiny_qwen.parent])

@@ -52,7 +52,7 @@ def test_a_value_that_is_no_number_fails_with_its_name(tmp_path: Path) -> None:
 
 
 def test_a_missing_layer_fails(tmp_path: Path) -> None:
-    assert "2 lora_A matrices, not 4" in refused(write(tmp_path, tensors(layers=1)))
+    assert "2 lora_A tensors, not 4" in refused(write(tmp_path, tensors(layers=1)))
 
 
 def test_a_truncated_file_fails(tmp_path: Path) -> None:

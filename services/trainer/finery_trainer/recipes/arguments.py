@@ -45,12 +45,13 @@ def training_arguments(
     *,
     evaluate: bool,
     parameters: int,
+    autocast: torch.dtype | None = None,
     ranks: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
     """Arguments for a run over ``rows`` training rows of a model of that many parameters.
 
-    Nothing is cast automatically: the base model has its type already, and PEFT keeps the adapter in fp32. ``ranks``
-    are `parallel.rank_arguments`.
+    ``autocast`` is the type that parameters in fp32 are computed in. Nothing is cast for an adapter: the base model has
+    its type already, and PEFT keeps the adapter in fp32. ``ranks`` are `parallel.rank_arguments`.
     """
     steps = total_steps(spec, rows)
     checkpointing = parameters >= _BIG
@@ -90,5 +91,5 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=[],
-        **{"bf16": False, "fp16": False, **(ranks or {})},
+        **{"bf16": autocast is torch.bfloat16, "fp16": autocast is torch.float16, **(ranks or {})},
     )

@@ -1,4 +1,4 @@
-"""Published checkpoints: plain PEFT directories, with the base model's tokenizer and a manifest."""
+"""Published checkpoints: plain PEFT or model directories, with the base model's tokenizer and a manifest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from finery_shared.artifacts import Kind, Manifest, disk_errors, hash_files, write_manifest
 from finery_trainer.planning import TrainingPlan
+from finery_trainer.recipes.weights import copy_like
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+MODEL_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -36,21 +38,39 @@ def tokenizer_files(directory: Path) -> dict[str, Path]:
     return {name: directory / name for name in TOKENIZER_FILES if (directory / name).is_file()}
 
 
-def assemble(saved: Path, base: Path, target: Path) -> None:
+def assemble_adapter(saved: Path, base: Path, target: Path) -> None:
     """Copy a saved adapter and the base model's own tokenizer files, verbatim, into a new directory."""
     with disk_errors(target):
         target.mkdir(parents=True)
         for name in ADAPTER_FILES:
             shutil.copyfile(saved / name, target / name)
-        for name, path in tokenizer_files(base).items():
-            shutil.copyfile(path, target / name)
+        _copy_tokenizer(base, target)
 
 
-def describe(target: Path, plan: TrainingPlan, job: str, metrics: Mapping[str, float]) -> None:
+def assemble_model(saved: Path, base: Path, target: Path) -> None:
+    """Copy a saved model's weights, in the base's type, and the base's own configuration and tokenizer, verbatim.
+
+    A configuration that transformers 5 writes is misread by transformers 4.
+    """
+    with disk_errors(target):
+        target.mkdir(parents=True)
+        for name in MODEL_FILES:
+            if (base / name).is_file():
+                shutil.copyfile(base / name, target / name)
+        copy_like(saved, base, target)
+        _copy_tokenizer(base, target)
+
+
+def _copy_tokenizer(base: Path, target: Path) -> None:
+    for name, path in tokenizer_files(base).items():
+        shutil.copyfile(path, target / name)
+
+
+def describe(target: Path, kind: Kind, plan: TrainingPlan, job: str, metrics: Mapping[str, float]) -> None:
     """Write the manifest of an assembled and checked directory."""
     spec = plan.model.spec
     manifest = Manifest(
-        kind=Kind.ADAPTER,
+        kind=kind,
         model_type=spec.model_type,
         base_model=str(plan.model.path),
         template=spec.template,

@@ -46,6 +46,8 @@ def add_adapter(model: Any, plan: TrainingPlan) -> PeftModel:
         lora_alpha=spec.lora_alpha,
         lora_dropout=spec.lora_dropout,
         target_modules=list(plan.target_modules),
+        use_rslora=spec.use_rslora,
+        use_dora=spec.use_dora,
     )
     return get_peft_model(model, config)
 

@@ -61,9 +61,10 @@ def rank_arguments(place: RankPlace | None, config: Mapping[str, Any] | None) ->
     return arguments
 
 
-def parameter_count(model: Any) -> int:
-    """Parameters of a model, also of one that lies in shards."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+def parameter_count(model: Any, *, trainable: bool = False) -> int:
+    """Parameters of a model, or those that are trained, also of one that lies in shards."""
+    counted = (parameter for parameter in model.parameters() if parameter.requires_grad or not trainable)
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in counted)
 
 
 def _join(place: RankPlace) -> None:

@@ -14,21 +14,24 @@ from transformers.utils import logging as transformers_logging
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import JobCancelled, Outcome, StagedArtifact, WorkerContext
 from finery_trainer.convert import BEST, LAST, OTHER
+from finery_trainer.dose import too_small
 from finery_trainer.planning import TrainingData, TrainingPlan
-from finery_trainer.recipes.checkpoints import assemble, describe, run_directory
+from finery_trainer.recipes.arguments import total_steps
+from finery_trainer.recipes.checkpoints import describe, run_directory
 from finery_trainer.recipes.gates.answering import Chat
 from finery_trainer.recipes.gates.behaviour import check_answers
-from finery_trainer.recipes.gates.examination import Examiner, without_adapter
-from finery_trainer.recipes.gates.files import check_adapter, check_tokenizer
+from finery_trainer.recipes.gates.examination import Examiner
+from finery_trainer.recipes.gates.files import check_tokenizer
 from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
-from finery_trainer.recipes.loading import add_adapter, load_adapter, load_base, load_tokenizer
-from finery_trainer.recipes.parallel import sharding, together
+from finery_trainer.recipes.loading import load_tokenizer
+from finery_trainer.recipes.parallel import parameter_count, sharding, together
 from finery_trainer.recipes.placement import device_map, free_memory
 from finery_trainer.recipes.prepare import PreparedData, prepare
 from finery_trainer.recipes.row_cache import RowCache
 from finery_trainer.recipes.saved import Checkpoint, whole_checkpoints
 from finery_trainer.recipes.tokenizing import Tokenizing
 from finery_trainer.recipes.training import TrainingResult, train
+from finery_trainer.recipes.tuning import tuning_of
 
 _PHASES = {"loading": 0.08, "training": 0.77, "checking": 0.15}
 
@@ -52,6 +55,7 @@ class Sft:
         self._context = context
         self._written = written
         self._dtype = choose_dtype(plan.spec.dtype)
+        self._tuning = tuning_of(plan)
         self._parameters = 0
         self._saved = context.state / "trainer"
         self._run = run_directory(Path(plan.spec.output_dir), plan.model.spec.model_type, datetime.now())
@@ -94,6 +98,8 @@ class Sft:
         data = prepare(selection, how, RowCache(self._data.cache), tick)
         for line in data.lines():
             self._context.log(line)
+        if warning := too_small(self._plan, total_steps(spec, len(data.train))):
+            self._context.log(warning)
         self._context.metrics(0, data.metrics(), "data")
         return data
 
@@ -102,12 +108,19 @@ class Sft:
         set_seed(self._plan.spec.seed)
         shards = sharding(self._plan, self._dtype)
         with together(self._context.place, shards):
-            model = add_adapter(load_base(self._plan.model.path, self._dtype, self._places()), self._plan)
-            trainable, self._parameters = model.get_nb_trainable_parameters()
-            self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, base model in {self._dtype}")
-            rows = (data.train, data.val)
+            model = self._tuning.load(self._dtype, self._places(), sharded=shards is not None)
+            trainable, self._parameters = parameter_count(model, trainable=True), parameter_count(model)
+            self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, computing in {self._dtype}")
             result = train(
-                model, self._plan.spec, *rows, self._saved, self._context, best_by_loss=by_loss, shards=shards
+                model,
+                self._plan.spec,
+                data.train,
+                data.val,
+                self._saved,
+                self._context,
+                best_by_loss=by_loss,
+                autocast=self._tuning.autocast(self._dtype, sharded=shards is not None),
+                shards=shards,
             )
             del model
             gc.collect()  # the trained model lives in cycles; the checks below load it again from disk
@@ -145,23 +158,23 @@ class Sft:
         target = self._staged(checkpoint)
         if target.exists():
             return
-        assemble(checkpoint.path, self._plan.model.path, target)
+        self._tuning.assemble(checkpoint.path, target)
         self._written(target)
         check_tokenizer(target, self._plan.model.path)
-        check_adapter(target, self._plan.target_modules, self._plan.model.spec.shape.layers)
+        self._tuning.check(target)
 
     def _question(self, directory: Path) -> dict[str, float]:
-        """Load the written adapter afresh, and see what it does."""
+        """Load what was written afresh, and see what it does."""
         self._context.progress(1, 3, "checking")
         stop = self._context.raise_if_cancelled
         dtype = checking_dtype(self._dtype, self._parameters)
         places = device_map(self._plan.model.path, dtype, free_memory(), named=False)
-        model = load_adapter(self._plan.model.path, directory, dtype, places)
+        model = self._tuning.reload(directory, dtype, places)
         tokenizer = load_tokenizer(directory)
         check_answers(Chat(model, tokenizer, self._plan.model.spec.stop_tokens, stop))
         self._context.progress(2, 3, "checking")
         examiner = Examiner(self._plan, tokenizer, stop, self._questions)
-        report = examiner.examine(model, lambda: without_adapter(model))
+        report = examiner.examine(model, lambda: self._tuning.base(model, dtype, places))
         for line in report.lines:
             self._context.log(line)
         self._context.metrics(0, report.figures, "score")
@@ -176,7 +189,7 @@ class Sft:
         metrics = dict(figures) if checkpoint == best else {}
         if checkpoint.eval_loss is not None:
             metrics["eval_loss"] = checkpoint.eval_loss
-        describe(directory, self._plan, self._context.job, metrics)
+        describe(directory, self._tuning.kind, self._plan, self._context.job, metrics)
         role = BEST if checkpoint == best else LAST if checkpoint == last else OTHER
         return StagedArtifact(directory, self._run / directory.name, role)
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PrinterCallback, Trainer, TrainerState
 
 from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.collator import pack
+from finery_trainer.recipes.neftune import noisy_embeddings
 from finery_trainer.recipes.parallel import parameter_count, rank_arguments
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
@@ -57,6 +59,7 @@ def train(
     context: WorkerContext,
     *,
     best_by_loss: bool = True,
+    autocast: torch.dtype | None = None,
     shards: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train what is trainable in ``model``, saving checkpoints below ``output``; returns early when cancelled.
@@ -79,6 +82,7 @@ def train(
             len(rows),
             evaluate=bool(eval_rows),
             parameters=parameter_count(model),
+            autocast=autocast,
             ranks=rank_arguments(context.place, shards),
         ),
         data_collator=pack,
@@ -97,7 +101,8 @@ def train(
     trainer.remove_callback(PrinterCallback)
     if earlier:
         context.log(f"going on from step {earlier[-1].step}")
-    trainer.train(resume_from_checkpoint=str(earlier[-1].path) if earlier else None)
+    with noisy_embeddings(model, spec.neftune_noise_alpha):
+        trainer.train(resume_from_checkpoint=str(earlier[-1].path) if earlier else None)
     return _result(output, trainer.state, before + time.monotonic() - began)
 
 
