@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -30,17 +31,20 @@ class RowCache:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._directory / f"{key}.arrow"
         with _locked(self._directory / f"{key}.lock"):
-            if path.exists():
-                os.utime(path)
-                return path
-            begun = path.with_suffix(".begun")
-            try:
-                make(begun)
-                begun.replace(path)
-            finally:
-                begun.unlink(missing_ok=True)
+            if not path.exists():
+                self._make(path, make)
+            now = time.time_ns()
+            os.utime(path, ns=(now, now))  # finer than the file system's own clock
         self._make_room(path)
         return path
+
+    def _make(self, path: Path, make: Callable[[Path], None]) -> None:
+        begun = path.with_suffix(".begun")
+        try:
+            make(begun)
+            begun.replace(path)
+        finally:
+            begun.unlink(missing_ok=True)
 
     def _make_room(self, newest: Path) -> None:
         """Remove what is too much. A process that reads a removed file keeps it until it is done."""
