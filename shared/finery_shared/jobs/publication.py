@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finery.artifacts.v1.artifacts_pb2 import Artifact, ArtifactKind
 from finery.jobs.v1.worker_pb2 import StagedArtifact
-from finery_shared.artifacts import Kind, Manifest, manifest_digest, publish, verify
+from finery_shared.artifacts import Kind, Manifest, disk_errors, manifest_digest, publish, verify
 from finery_shared.errors import FineryError, Reason
 
 _KINDS = {
@@ -18,6 +18,9 @@ _KINDS = {
     Kind.MODEL: ArtifactKind.ARTIFACT_KIND_MODEL,
     Kind.QUANTIZED_MODEL: ArtifactKind.ARTIFACT_KIND_QUANTIZED_MODEL,
 }
+
+LOOSE_FILES = "loose_files"
+"""Role of a directory that is no artifact: what it holds is moved beside the artifacts, without a manifest."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,13 @@ def publish_all(staged: Iterable[StagedArtifact], work_dir: str, *, replace: boo
     root, items = Path(work_dir).resolve(), list(staged)
     for item in items:
         _check_inside(root, item)
-        verify(_source(item))
+        if item.role != LOOSE_FILES:
+            verify(_source(item))
     published = []
     for item in items:
+        if item.role == LOOSE_FILES:
+            _move_content(Path(item.path), Path(item.destination))
+            continue
         if item.path != item.destination:
             publish(Path(item.path), Path(item.destination), replace=replace)
         published.append(Published(item.role, to_artifact(Path(item.destination))))
@@ -68,6 +75,17 @@ def discard_staging(work_dir: str, job: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         directory.parent.rmdir()  # unless another job uses it
+
+
+def _move_content(source: Path, destination: Path) -> None:
+    """Move every entry of a directory into another one, in place of what an interrupted publication moved there."""
+    with disk_errors(destination):
+        destination.mkdir(parents=True, exist_ok=True)
+        for path in source.glob("*"):
+            target = destination / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
 
 
 def _source(item: StagedArtifact) -> Path:

@@ -11,6 +11,7 @@ from finery_shared.models import Recipe
 from finery_trainer.recipes.attention import register
 from finery_trainer.recipes.rows import Row
 from finery_trainer.recipes.training import TrainingResult, train
+from finery_trainer.recipes.watching import RunFiles
 from finery_trainer.spec import fill
 
 
@@ -42,7 +43,14 @@ class RecordingContext:
         return [values["loss"] for _, _, values in self.measured if "loss" in values]
 
 
-def run(output: Path, context: RecordingContext, *, evaluate: bool = True, **given: Any) -> TrainingResult:
+def run(
+    output: Path,
+    context: RecordingContext,
+    *,
+    evaluate: bool = True,
+    files: RunFiles | None = None,
+    **given: Any,
+) -> TrainingResult:
     set_seed(1)
     config = LlamaConfig(
         vocab_size=32,
@@ -60,4 +68,5 @@ def run(output: Path, context: RecordingContext, *, evaluate: bool = True, **giv
     rows = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 26)]
     values = {"batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "logging_steps": 1, **given}
     spec = fill({"datasets": ("x",), "output_dir": "/out", **values}, Recipe())
-    return train(model, spec, rows[:16], rows[16:] if evaluate else [], output, context)  # type: ignore[arg-type]
+    eval_rows = rows[16:] if evaluate else []
+    return train(model, spec, rows[:16], eval_rows, output, context, files=files)  # type: ignore[arg-type]

@@ -67,6 +67,16 @@ def parameter_count(model: Any, *, trainable: bool = False) -> int:
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in counted)
 
 
+def sum_over_ranks(value: int) -> int:
+    """The sum of a number over all ranks, which must all ask for it; the number itself where there is one process."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    values = torch.tensor([value], device=device)
+    distributed.all_reduce(values)
+    return int(values.item())
+
+
 def _join(place: RankPlace) -> None:
     """Form the process group through a file, so that no rank listens beyond this machine."""
     gpu = torch.cuda.is_available()

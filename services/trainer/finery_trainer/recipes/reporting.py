@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import WorkerContext
+from finery_trainer.recipes.pace import Pace
+from finery_trainer.recipes.parallel import sum_over_ranks
 from finery_trainer.recipes.stopping import loss_stopped_falling
+from finery_trainer.recipes.watching import RunFiles
 
 PHASE = "training"
 _SKIPPED = {"epoch", "total_flos", "train_runtime", "eval_runtime", "train_loss"}
@@ -20,22 +21,41 @@ _SKIPPED = {"epoch", "total_flos", "train_runtime", "eval_runtime", "train_loss"
 class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not checked
     """Reports every step, evaluates whatever is saved, and stops when the job is cancelled or no longer learns."""
 
-    def __init__(self, context: WorkerContext, *, evaluates: bool, patience: int | None = None) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        *,
+        evaluates: bool,
+        patience: int | None = None,
+        pace: Pace | None = None,
+        files: RunFiles | None = None,
+    ) -> None:
         self._context = context
         self._evaluates = evaluates
         self._patience = patience
+        self._pace = pace or Pace(lambda: 0)
+        self._files = files
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Say how many steps there are."""
         self._context.progress(state.global_step, state.max_steps, PHASE)
+        if self._files is not None:
+            self._files.begin(state.global_step)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Time the step."""
+        self._pace.step_begins()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the step. A checkpoint without an evaluation could never be the best one.
 
         What is saved is logged first: a run that goes on from there logs the same losses as one that never stopped.
         """
+        self._pace.step_ends()
         self._context.progress(state.global_step, state.max_steps, PHASE)
         control.should_evaluate |= control.should_save and self._evaluates
         if _on_any_rank(self._context.cancel_requested):
@@ -67,8 +87,13 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
                 "--dtype fp32.",
                 gate="loss",
             )
-        if figures:
-            self._context.metrics(state.global_step, figures, phase)
+        if not figures:
+            return
+        if phase == "train":
+            figures |= self._pace.figures()
+        self._context.metrics(state.global_step, figures, phase)
+        if self._files is not None:
+            self._files.record(state.global_step, phase, figures, epoch=state.epoch, max_steps=state.max_steps)
 
 
 def _is_figure(name: str, value: object) -> bool:
@@ -77,9 +102,4 @@ def _is_figure(name: str, value: object) -> bool:
 
 def _on_any_rank(flag: bool) -> bool:
     """Whether any rank says so: all must stop at the same step, and the first one alone is told to."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return flag
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    votes = torch.tensor([float(flag)], device=device)
-    distributed.all_reduce(votes)
-    return bool(votes.item() > 0)
+    return sum_over_ranks(int(flag)) > 0

@@ -12,6 +12,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.publication import LOOSE_FILES
 from finery_shared.jobs.worker import JobCancelled, Outcome, StagedArtifact, WorkerContext
 from finery_trainer.convert import BEST, LAST, OTHER
 from finery_trainer.dose import too_small
@@ -32,6 +33,7 @@ from finery_trainer.recipes.saved import Checkpoint, whole_checkpoints
 from finery_trainer.recipes.tokenizing import Tokenizing
 from finery_trainer.recipes.training import TrainingResult, train
 from finery_trainer.recipes.tuning import tuning_of
+from finery_trainer.recipes.watching import EVENTS, RunFiles
 
 _PHASES = {"loading": 0.08, "training": 0.77, "checking": 0.15}
 
@@ -58,6 +60,7 @@ class Sft:
         self._tuning = tuning_of(plan)
         self._parameters = 0
         self._saved = context.state / "trainer"
+        self._files = RunFiles(context.state / "run")
         self._run = run_directory(Path(plan.spec.output_dir), plan.model.spec.model_type, datetime.now())
 
     def run(self) -> Outcome:
@@ -84,7 +87,8 @@ class Sft:
         for checkpoint in result.checkpoints:
             self._stage(checkpoint)
         figures |= self._question(self._staged(best))
-        return Outcome([self._artifact(c, result.last, best, figures) for c in _ordered(result, best)], figures)
+        artifacts = [self._artifact(c, result.last, best, figures) for c in _ordered(result, best)]
+        return Outcome([*artifacts, self._run_files(result.last, best)], figures)
 
     def _prepare(self) -> PreparedData:
         """Tokenize the rows, and say what there is and what is left out."""
@@ -106,6 +110,7 @@ class Sft:
     def _train(self, data: PreparedData, by_loss: bool) -> TrainingResult:
         self._context.raise_if_cancelled()
         set_seed(self._plan.spec.seed)
+        self._context.log(f"watch the run: tensorboard --logdir {self._files.directory / EVENTS}; later in {self._run}")
         shards = sharding(self._plan, self._dtype)
         with together(self._context.place, shards):
             model = self._tuning.load(self._dtype, self._places(), sharded=shards is not None)
@@ -121,6 +126,7 @@ class Sft:
                 best_by_loss=by_loss,
                 autocast=self._tuning.autocast(self._dtype, sharded=shards is not None),
                 shards=shards,
+                files=self._files,
             )
             del model
             gc.collect()  # the trained model lives in cycles; the checks below load it again from disk
@@ -148,7 +154,8 @@ class Sft:
                 raise
             self._context.log(f"the last checkpoint is not kept: {error.message}")
             return
-        self._context.kept.append(self._artifact(checkpoints[-1], checkpoints[-1], None, {}))
+        last = checkpoints[-1]
+        self._context.kept += [self._artifact(last, last, None, {}), self._run_files(last, None)]
 
     def _staged(self, checkpoint: Checkpoint) -> Path:
         return self._context.staging / f"checkpoint-{checkpoint.step}"
@@ -192,6 +199,17 @@ class Sft:
         describe(directory, self._tuning.kind, self._plan, self._context.job, metrics)
         role = BEST if checkpoint == best else LAST if checkpoint == last else OTHER
         return StagedArtifact(directory, self._run / directory.name, role)
+
+    def _run_files(self, last: Checkpoint, best: Checkpoint | None) -> StagedArtifact:
+        """What people watched the run by, to be moved beside its checkpoints."""
+        summary = {"global_step": last.step, "last_model_checkpoint": str(self._run / f"checkpoint-{last.step}")}
+        if best is not None:
+            summary |= {
+                "best_model_checkpoint": str(self._run / f"checkpoint-{best.step}"),
+                "best_metric": best.eval_loss,
+            }
+        self._files.end(summary)
+        return StagedArtifact(self._files.directory, self._run, LOOSE_FILES)
 
 
 def _ordered(result: TrainingResult, best: Checkpoint) -> list[Checkpoint]:

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerState
+from transformers import PrinterCallback, TrainerState
 
+from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.arguments import total_steps, training_arguments
-from finery_trainer.recipes.collator import pack
+from finery_trainer.recipes.fused.fuse import FusedModel, fuse, unfusable
+from finery_trainer.recipes.hardware import device
 from finery_trainer.recipes.neftune import noisy_embeddings
-from finery_trainer.recipes.parallel import parameter_count, rank_arguments
+from finery_trainer.recipes.pace import Pace
+from finery_trainer.recipes.packed_trainer import PackedTrainer
+from finery_trainer.recipes.parallel import parameter_count, rank_arguments, sum_over_ranks
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
 from finery_trainer.recipes.saved import (
@@ -29,6 +33,7 @@ from finery_trainer.recipes.saved import (
     whole_checkpoints,
 )
 from finery_trainer.recipes.stopping import loss_stopped_falling
+from finery_trainer.recipes.watching import RunFiles
 from finery_trainer.spec import TrainingSpec
 
 
@@ -61,49 +66,71 @@ def train(
     best_by_loss: bool = True,
     autocast: torch.dtype | None = None,
     shards: Mapping[str, Any] | None = None,
+    files: RunFiles | None = None,
 ) -> TrainingResult:
     """Train what is trainable in ``model``, saving checkpoints below ``output``; returns early when cancelled.
 
     Goes on from the latest whole checkpoint that ``output`` holds, with its optimizer, schedule, data order and random
-    numbers: what follows is what would have followed without the break. ``shards`` is DeepSpeed's configuration.
+    numbers: what follows is what would have followed without the break. ``shards`` is DeepSpeed's configuration,
+    ``files`` is what the first rank writes for people.
     """
-    if context.place is None or context.place.rank == 0:
+    first = context.place is None or context.place.rank == 0
+    if first:
         discard_broken(output)
     earlier = whole_checkpoints(output)
     if earlier and _is_over(read_state(earlier[-1].path), spec, len(rows)):
         return _result(output, read_state(earlier[-1].path), seconds_of(earlier[-1].path))
     before = seconds_of(earlier[-1].path) if earlier else 0.0
     began = time.monotonic()
-    trainer = Trainer(
+    arguments = training_arguments(
+        spec,
+        output,
+        len(rows),
+        evaluate=bool(eval_rows),
+        parameters=parameter_count(model),
+        autocast=autocast,
+        ranks=rank_arguments(context.place, shards),
+    )
+    trainer = PackedTrainer(
         model=model,
-        args=training_arguments(
-            spec,
-            output,
-            len(rows),
-            evaluate=bool(eval_rows),
-            parameters=parameter_count(model),
-            autocast=autocast,
-            ranks=rank_arguments(context.place, shards),
-        ),
-        data_collator=pack,
+        args=arguments,
+        fused=_fused(model, spec, context, sharded=shards is not None),
         train_dataset=rows,
         eval_dataset=eval_rows or None,
-        callbacks=[
-            JobCallback(context, evaluates=bool(eval_rows), patience=spec.early_stopping_patience),
-            CheckpointKeeper(
-                output,
-                spec.save_total_limit,
-                by_loss=best_by_loss and bool(eval_rows),
-                clock=lambda: before + time.monotonic() - began,
-            ),
-        ],
     )
     trainer.remove_callback(PrinterCallback)
+    reports = JobCallback(
+        context,
+        evaluates=bool(eval_rows),
+        patience=spec.early_stopping_patience,
+        pace=Pace(lambda: sum_over_ranks(trainer.tokens_seen)),
+        files=files if first else None,
+    )
+    by_loss = best_by_loss and bool(eval_rows)
+
+    def clock() -> float:
+        return before + time.monotonic() - began
+
+    trainer.add_callback(reports)
+    trainer.add_callback(CheckpointKeeper(output, spec.save_total_limit, by_loss=by_loss, clock=clock))
     if earlier:
         context.log(f"going on from step {earlier[-1].step}")
     with noisy_embeddings(model, spec.neftune_noise_alpha):
         trainer.train(resume_from_checkpoint=str(earlier[-1].path) if earlier else None)
-    return _result(output, trainer.state, before + time.monotonic() - began)
+    return _result(output, trainer.state, clock())
+
+
+def _fused(model: Any, spec: TrainingSpec, context: WorkerContext, *, sharded: bool) -> FusedModel | None:
+    """On a GPU, the model with layers of our own, where they can compute it; says why where they can't."""
+    if device().type != "cuda" or spec.sft_type == "full":
+        return None
+    reason = "DeepSpeed holds its parameters" if sharded else unfusable(model)
+    if not reason:
+        return fuse(model, float8=spec.base_precision == "fp8")
+    if spec.base_precision == "fp8":
+        raise FineryError(Reason.UNSUPPORTED, f"--base_precision fp8 can't be had for this model: {reason}.")
+    context.log(f"the model is computed by its own layers: {reason}")
+    return None
 
 
 def _is_over(state: TrainerState, spec: TrainingSpec, rows: int) -> bool:
