@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -70,24 +71,26 @@ def cut(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
 
 
 def _laid_out(rows: Sequence[Row], prefix: int) -> dict[str, Any]:
-    ids = list(rows[0].input_ids[:prefix])
-    positions = list(range(prefix))
-    predictors: list[int] = []
-    targets: list[int] = []
-    for row in rows:
-        start = len(ids) - prefix
-        for i in range(prefix, len(row.input_ids)):
-            if row.labels[i] != IGNORED and i > 0:
-                predictors.append(prefix - 1 if i == prefix else start + i - 1)
-                targets.append(row.labels[i])
-        ids.extend(row.input_ids[prefix:])
-        positions.extend(range(prefix, len(row.input_ids)))
-    labels = torch.tensor([targets])
+    ids = [np.asarray(row.input_ids, dtype=np.int64)[prefix:] for row in rows]
+    lengths = [len(part) for part in ids]
+    # Whatever is learned has a token before it: the row's own, or the last of the shared beginning.
+    learned_at, targets = [], []
+    begin = prefix
+    for row, length in zip(rows, lengths, strict=True):
+        labels = np.asarray(row.labels, dtype=np.int64)[prefix:]
+        at = np.flatnonzero(labels != IGNORED)
+        at = at[at + prefix > 0]
+        learned_at.append(np.where(at == 0, prefix - 1, begin + at - 1))
+        targets.append(labels[at])
+        begin += length
+    start = np.asarray(rows[0].input_ids, dtype=np.int64)[:prefix]
+    positions = [np.arange(prefix), *(np.arange(prefix, prefix + length) for length in lengths)]
+    labels = torch.from_numpy(np.concatenate(targets))[None]
     return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "segments": (prefix, *(len(row.input_ids) - prefix for row in rows)),
-        "logits_to_keep": torch.tensor(predictors),
+        "input_ids": torch.from_numpy(np.concatenate([start, *ids]))[None],
+        "position_ids": torch.from_numpy(np.concatenate(positions))[None],
+        "segments": (prefix, *lengths),
+        "logits_to_keep": torch.from_numpy(np.concatenate(learned_at)),
         "labels": labels,
         "shift_labels": labels,
     }

@@ -21,6 +21,9 @@ ROW_TILE = 64
 
 _COLUMN_TILE = 128
 _NORM_ROWS, _NORM_COLUMNS = 16, 256
+_GATED = {"ROWS": 64, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
+"""Tile of the gated activation's backward pass: the largest that stays in registers."""
+
 _SHARES = 6
 """Parts into which the rows are cut where a kernel sums over them: enough programs for the whole GPU."""
 
@@ -110,7 +113,7 @@ class TritonOperations(Operations):
         some = gate or up
         r = down.rank if down is not None else _shape(some)["R"]
         kr = 0 if some is None else some.h.shape[1]
-        blocks = triton.cdiv(f, _COLUMN_TILE)
+        blocks = triton.cdiv(f, _GATED["COLUMNS"])
         shares = max(1, min(_SHARES, rows // ROW_TILE))
         out = torch.empty_like(gate_up)
         single = {"dtype": torch.float32}
@@ -123,7 +126,7 @@ class TritonOperations(Operations):
             g, gate_up, *_gated(gate, up, gate_up), h, a, *seeds, out, part_h, part_gate, part_up, part_a, largest,
             rows, f, _stride(some), _scale(some), GATE=_first(gate), UP=_first(up), DOWN=down is not None, R=r,
             BLOCK_R=_block(r), KR=kr, THRESHOLD=options["THRESHOLD"], INVERSE=options["INVERSE"], MAXIMA=maxima,
-            ROWS=ROW_TILE, COLUMNS=_COLUMN_TILE, num_warps=8,
+            **_GATED,
         )  # fmt: skip
         scale = _scale(some)
         return GatedGradients(
