@@ -43,14 +43,8 @@ class RecordingContext:
         return [values["loss"] for _, _, values in self.measured if "loss" in values]
 
 
-def run(
-    output: Path,
-    context: RecordingContext,
-    *,
-    evaluate: bool = True,
-    files: RunFiles | None = None,
-    **given: Any,
-) -> TrainingResult:
+def tiny_model() -> Any:
+    """The same adapter on the same llama, every time."""
     set_seed(1)
     config = LlamaConfig(
         vocab_size=32,
@@ -62,11 +56,22 @@ def run(
         initializer_range=0.2,
         attn_implementation=register(),
     )
-    model = get_peft_model(
+    return get_peft_model(
         LlamaForCausalLM(config), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj", "up_proj"])
     )
+
+
+def run(
+    output: Path,
+    context: RecordingContext,
+    *,
+    evaluate: bool = True,
+    files: RunFiles | None = None,
+    model: Any = None,
+    **given: Any,
+) -> TrainingResult:
     rows = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 26)]
     values = {"batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "logging_steps": 1, **given}
     spec = fill({"datasets": ("x",), "output_dir": "/out", **values}, Recipe())
     eval_rows = rows[16:] if evaluate else []
-    return train(model, spec, rows[:16], eval_rows, output, context, files=files)  # type: ignore[arg-type]
+    return train(model or tiny_model(), spec, rows[:16], eval_rows, output, context, files=files)  # type: ignore[arg-type]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.pace import Pace
 from finery_trainer.recipes.parallel import sum_over_ranks
+from finery_trainer.recipes.safety import check_loss
 from finery_trainer.recipes.stopping import loss_stopped_falling
 from finery_trainer.recipes.watching import RunFiles
 
@@ -77,16 +76,11 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Hand the figures in; raise GATE_FAILED when the loss is no number."""
+        """Hand the figures in; raise GATE_FAILED when the loss is no number, or nothing is learned."""
         figures = {name: float(value) for name, value in (logs or {}).items() if _is_figure(name, value)}
         phase = "eval" if "eval_loss" in figures else "train"
-        if not all(math.isfinite(figures.get(name, 0.0)) for name in ("loss", "eval_loss")):
-            raise FineryError(
-                Reason.GATE_FAILED,
-                f"The {phase} loss is not a number at step {state.global_step}. Lower --learning_rate, or train with "
-                "--dtype fp32.",
-                gate="loss",
-            )
+        before = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        check_loss(figures, before, f"at step {state.global_step}")
         if not figures:
             return
         if phase == "train":

@@ -21,8 +21,10 @@ from finery_trainer.recipes.neftune import noisy_embeddings
 from finery_trainer.recipes.pace import Pace
 from finery_trainer.recipes.packed_trainer import PackedTrainer
 from finery_trainer.recipes.parallel import parameter_count, rank_arguments, sum_over_ranks
+from finery_trainer.recipes.placement import is_spread
 from finery_trainer.recipes.reporting import JobCallback
 from finery_trainer.recipes.rows import Row
+from finery_trainer.recipes.safety import DiskGuard, DryRun, checkpoint_bytes, longest_rows, memory_errors
 from finery_trainer.recipes.saved import (
     Checkpoint,
     CheckpointKeeper,
@@ -111,11 +113,14 @@ def train(
     def clock() -> float:
         return before + time.monotonic() - began
 
+    longest = longest_rows(rows, spec.batch_size * spec.gradient_accumulation_steps)
+    trainer.add_callback(DiskGuard(output, checkpoint_bytes(model)))
+    trainer.add_callback(DryRun(trainer, longest, sharded=shards is not None))
     trainer.add_callback(reports)
     trainer.add_callback(CheckpointKeeper(output, spec.save_total_limit, by_loss=by_loss, clock=clock))
     if earlier:
         context.log(f"going on from step {earlier[-1].step}")
-    with noisy_embeddings(model, spec.neftune_noise_alpha):
+    with noisy_embeddings(model, spec.neftune_noise_alpha), memory_errors(spec, len(longest[0].input_ids)):
         trainer.train(resume_from_checkpoint=str(earlier[-1].path) if earlier else None)
     return _result(output, trainer.state, clock())
 
@@ -124,7 +129,12 @@ def _fused(model: Any, spec: TrainingSpec, context: WorkerContext, *, sharded: b
     """On a GPU, the model with layers of our own, where they can compute it; says why where they can't."""
     if device().type != "cuda" or spec.sft_type == "full":
         return None
-    reason = "DeepSpeed holds its parameters" if sharded else unfusable(model)
+    if sharded:
+        reason = "DeepSpeed holds its parameters"
+    elif is_spread(model):
+        reason = "it lies on several GPUs"
+    else:
+        reason = unfusable(model)
     if not reason:
         return fuse(model, float8=spec.base_precision == "fp8")
     if spec.base_precision == "fp8":
