@@ -7,6 +7,7 @@ from pathlib import Path
 
 _DATA_SUFFIXES = frozenset({".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"})
 _DATASET = re.compile(r"^(?P<path>.+?)(?P<rest>(?::[^:/]*)?(?:#[^#/]*)?)$", re.DOTALL)
+_DATASET_OF_SUBSETS = re.compile(r"^(?P<path>[^:]+)(?P<rest>:[^:]+)$", re.DOTALL)
 
 
 def absolute(path: str, cwd: Path) -> str:
@@ -26,13 +27,16 @@ def absolute_dataset(text: str, cwd: Path) -> str:
 
     A path starts with a dot, a slash or a tilde, ends like a data file, or has a slash and exists here.
     """
-    match = _DATASET.match(text)
-    if match is None or "::" in text:
-        return text
-    path, rest = match["path"], match["rest"]
-    is_path = _looks_local(path) or Path(path).suffix.lower() in _DATA_SUFFIXES
-    is_path = is_path or ("/" in path and (cwd / path).exists())
-    return absolute(path, cwd) + rest if is_path else text
+    matches = [pattern.match(text) for pattern in (_DATASET, _DATASET_OF_SUBSETS) if "::" not in text]
+    for match in matches:
+        if match is not None and _is_data(match["path"], cwd):
+            return absolute(match["path"], cwd) + match["rest"]
+    return text
+
+
+def _is_data(path: str, cwd: Path) -> bool:
+    data_file = Path(path).suffix.lower() in _DATA_SUFFIXES
+    return _looks_local(path) or data_file or ("/" in path and (cwd / path).exists())
 
 
 def _looks_local(text: str) -> bool:

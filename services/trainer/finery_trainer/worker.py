@@ -19,11 +19,17 @@ def train(context: WorkerContext, written: Callable[[Path], None] = lambda _dire
     settings = TrainerSettings.load()
     planner = make_planner(settings)
     plan = planner.plan(given(TrainingSpec.FromString(context.spec)))
-    data = planner.load_data(plan, context.raise_if_cancelled)
+    data = planner.load_data(plan, lambda: _stop_before_the_first_step(context))
     context.progress(0, 0, "loading")
     from finery_trainer.recipes.sft import Sft  # imports torch: what the plan refuses is refused before
 
     return Sft(plan, data, settings.min_eval_rows, settings.questions_on_cpu, context, written).run()
+
+
+def _stop_before_the_first_step(context: WorkerContext) -> None:
+    """Raise JobCancelled while there is nothing to keep; a later attempt first hands in what an earlier one saved."""
+    if context.attempt == 1:
+        context.raise_if_cancelled()
 
 
 if __name__ == "__main__":

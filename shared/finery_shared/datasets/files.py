@@ -1,4 +1,4 @@
-"""Rows from files, one at a time: .jsonl, .json, .csv, .parquet and .txt, each row with the place where it stands."""
+"""Rows from files, one at a time (.jsonl, .json, .csv, .tsv, .parquet, .txt), each with the place where it stands."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _objects(stream: JsonStream) -> Iterator[tuple[str, object]]:
 
 def _read_csv(file: Path) -> Iterator[RawRow]:
     with _opened(file, newline="") as text:
-        reader = csv.DictReader(text)
+        reader = csv.DictReader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
         try:
             for fields in reader:
                 known = {key: value for key, value in fields.items() if key is not None}
@@ -170,6 +170,7 @@ _READERS: Mapping[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".parquet": _read_parquet,
     ".txt": _read_text,
 }

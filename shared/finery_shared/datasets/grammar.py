@@ -11,7 +11,7 @@ from finery_shared.errors import FineryError, invalid
 HubName = Literal["HF", "MS"]
 
 _COUNT = re.compile(r"^(?P<rest>.*)#(?P<count>[^#/]*)$", re.DOTALL)
-_FILE = re.compile(r"\.(jsonl|json|csv|parquet|txt)$", re.IGNORECASE)
+_FILE = re.compile(r"\.(jsonl|json|csv|tsv|parquet|txt)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from finery_shared.datasets.grammar import HubName
 from finery_shared.errors import FineryError, Reason
 from finery_shared.models.reach import hugging_face_endpoint, modelscope_endpoint, unreachable_because
 
-DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.txt")
+DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.tsv", "*.parquet", "*.txt")
 
 
 class DatasetHub(Protocol):

@@ -70,6 +70,6 @@ def _not_found(spec: DatasetSpec) -> FineryError:
     return FineryError(
         Reason.DATASET_NOT_FOUND,
         f"There is no data set {spec.name!r}.{hint} Known: {', '.join(registry.names())}; "
-        "also a path to a .jsonl, .json, .csv, .parquet or .txt file, or a hub id (owner/name).",
+        "also a path to a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or a hub id (owner/name).",
         dataset=spec.name,
     )

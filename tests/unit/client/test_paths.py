@@ -43,6 +43,8 @@ def test_names_and_hub_ids_stay(text: str, cwd: Path):
         ("data/rows#3", "data/rows", "#3"),
         ("../x", "../x", ""),
         ("data/r.parquet:a", "data/r.parquet", ":a"),
+        ("data/rows:train/test#9", "data/rows", ":train/test#9"),
+        ("./rows:train/test", "rows", ":train/test"),
     ],
 )
 def test_data_files_become_absolute_and_keep_subset_and_count(text: str, path: str, rest: str, cwd: Path):

@@ -111,6 +111,35 @@ def test_a_row_that_is_not_recognised_is_named_with_its_line(
     assert f"{rows}, line 2" in error.message
 
 
+def test_validation_data_are_checked_like_training_data(
+    planner: Planner, request_: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    rows, elsewhere = tmp_path / "rows.jsonl", tmp_path_factory.mktemp("elsewhere") / "rows.jsonl"
+    rows.write_text('{"query": "q", "response": "a"}\n' * 3)
+    elsewhere.write_text(rows.read_text())
+    error = refused(planner, {**request_, "val_datasets": (str(elsewhere),)})
+    assert (error.reason, error.metadata["field"]) == (Reason.PATH_NOT_ALLOWED, "val_dataset")
+    plan = planner.checked_plan({**request_, "val_datasets": (str(rows),), "dataset_test_ratio": 0.5})
+    selection = planner.load_data(plan).selection
+    assert (len(selection.val), selection.report[0].val, selection.report[0].train) == (3, 0, 133)
+    rows.write_text('{"query": "q"}\n')
+    assert "rows.jsonl, line 1" in refused(planner, {**request_, "val_datasets": (str(rows),)}).message
+
+
+def test_reading_can_be_ended(planner: Planner, request_: dict[str, Any]) -> None:
+    read = []
+
+    def tick() -> None:
+        read.append(1)
+        if len(read) == 5:
+            raise KeyboardInterrupt
+
+    plan = planner.checked_plan(request_)
+    with pytest.raises(KeyboardInterrupt):
+        planner.load_data(plan, tick)
+    assert len(read) == 5
+
+
 def test_large_files_are_left_to_the_worker(request_: dict[str, Any], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("not json\n")

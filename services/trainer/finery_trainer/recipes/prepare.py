@@ -68,18 +68,15 @@ class PreparedData:
         return [*self.reports, *map(str, self.dropped), total]
 
     def figures(self) -> dict[str, float]:
-        """The counts by name, for metrics and manifests."""
-        why = Counter({f"rows_{reason}": 0 for reason in Why})
+        """The counts by name, for metrics and manifests; reasons and cuts only where there are any."""
+        counts = Counter(
+            rows_train=len(self.train), rows_val=len(self.val), rows_left_out=self.left_out, tokens_train=self.tokens
+        )
         for dropped in self.dropped:
-            why[f"rows_{dropped.why}"] += dropped.count
-        counts = {
-            "rows_train": len(self.train),
-            "rows_val": len(self.val),
-            "rows_left_out": self.left_out,
-            "rows_cut": self.cut,
-            "tokens_train": self.tokens,
-        }
-        return {name: float(count) for name, count in {**counts, **why}.items()}
+            counts[f"rows_{dropped.why}"] += dropped.count
+        if self.cut:
+            counts["rows_cut"] = self.cut
+        return {name: float(count) for name, count in counts.items()}
 
     def metrics(self) -> dict[str, float]:
         """`figures`, and what each data set lost for which reason."""

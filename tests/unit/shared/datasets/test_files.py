@@ -28,6 +28,7 @@ def refusal(path: Path, subset: str | None = None) -> FineryError:
         ("a.json", '{"data": [{"q": 1}]}', [("row 1", {"q": 1})]),
         ("a.json", '{"q": 1}\n{"q": 2}', [("line 1", {"q": 1}), ("line 2", {"q": 2})]),
         ("a.csv", 'q,a\n"x\ny",z\n你,好\n', [("line 3", {"q": "x\ny", "a": "z"}), ("line 4", {"q": "你", "a": "好"})]),
+        ("a.tsv", 'q\ta\n"x,y"\tz\n', [("line 2", {"q": "x,y", "a": "z"})]),
         ("a.JSONL", '{"q": 1}', [("line 1", {"q": 1})]),
         ("a.json", '{"q": 1}', [("line 1", {"q": 1})]),
         ("a.json", '{"of": "x", "data": [{"q": 1}, {"q": 2}], "n": 2}', [("row 1", {"q": 1}), ("row 2", {"q": 2})]),
@@ -93,7 +94,7 @@ def test_unknown_type(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").touch()
     error = refusal(tmp_path / "a.xlsx")
     assert error.reason is Reason.UNSUPPORTED
-    assert ".jsonl, .json, .csv, .parquet, .txt" in error.message
+    assert ".jsonl, .json, .csv, .tsv, .parquet, .txt" in error.message
 
 
 @pytest.fixture
