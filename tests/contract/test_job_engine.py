@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -195,14 +195,6 @@ def test_delete_and_pages(tmp_path: Path) -> None:
     with pytest.raises(FineryError) as caught:
         store.get(names[0])
     assert caught.value.reason is Reason.JOB_NOT_FOUND
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path / "state")
-    process.start()
-    yield process
-    process.kill()
 
 
 def test_killing_worker_and_service_at_random_points_loses_no_event(service: Process, tmp_path: Path) -> None:

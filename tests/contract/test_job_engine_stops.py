@@ -11,7 +11,20 @@ from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.states import RUNNING, SUCCEEDED
 from finery_shared.jobs.store import JobStore
 from finery_shared.jobs.worker import OUTCOME_FILE
-from tests.fakes.toy_jobs import Process, create, ended, spec, states, until, wait_until, watch, worker_pid
+from tests.fakes.toy_jobs import (
+    PATIENCE,
+    Process,
+    create,
+    ended,
+    measured,
+    serving,
+    spec,
+    states,
+    until,
+    wait_until,
+    watch,
+    worker_pid,
+)
 from tests.fakes.toy_service import ToyExecutor, ToyService
 
 
@@ -24,7 +37,7 @@ class SlowEnd(ToyExecutor):
 
     def end(self, handle: str) -> str:
         self.asked.set()
-        self.go.wait()
+        self.go.wait(PATIENCE)
         return super().end(handle)
 
 
@@ -39,38 +52,29 @@ async def test_a_job_that_is_being_published_when_the_service_stops_succeeds(tmp
     await asyncio.sleep(0.2)
     executor.go.set()
     await stopped
-    again = ToyService(tmp_path / "state")
-    await again.start()
-    events = await watch(again, job.name)
-    await again.stop()
-    assert states(events)[-1] == SUCCEEDED
+    async with serving(ToyService(tmp_path / "state")) as again:
+        assert states(await watch(again, job.name))[-1] == SUCCEEDED
     assert again.store.get(job.name).status.attempt == 1
 
 
 async def test_an_outcome_that_was_handed_in_before_the_stop_is_settled_after_the_next_start(tmp_path: Path) -> None:
-    toy = ToyService(tmp_path / "state", EngineSettings(exit_grace=60))
-    await toy.start()
-    job = await create(toy, tmp_path, linger=600.0)
-    await until(lambda: toy.store.get(job.name).outcome)
-    pid = worker_pid(toy.store.get(job.name))
-    await toy.stop()
+    async with serving(ToyService(tmp_path / "state", EngineSettings(exit_grace=60))) as toy:
+        job = await create(toy, tmp_path, linger=600.0)
+        await until(lambda: toy.store.get(job.name).outcome)
+        pid = worker_pid(toy.store.get(job.name))
     assert not Path(f"/proc/{pid}").exists()
     assert not (tmp_path / "result").exists()
-    again = ToyService(tmp_path / "state")
-    await again.start()
-    assert states(await watch(again, job.name))[-1] == SUCCEEDED
-    await again.stop()
+    async with serving(ToyService(tmp_path / "state")) as again:
+        assert states(await watch(again, job.name))[-1] == SUCCEEDED
     assert again.store.get(job.name).status.attempt == 1
     assert (tmp_path / "result" / "data.txt").read_text() == "xxx"
 
 
-def test_an_outcome_that_a_worker_could_only_write_down_counts(tmp_path: Path) -> None:
+def test_an_outcome_that_a_worker_could_only_write_down_counts(service: Process, tmp_path: Path) -> None:
     """The service is killed, the worker ends its work alone and is killed too: its work is published all the same."""
-    service = Process(tmp_path / "state")
-    service.start()
     store = JobStore(open_sqlite(tmp_path / "state" / "jobs.db"), "toys")
     job = store.create(spec(tmp_path, steps=2, pause=1.0), str(tmp_path)).name
-    wait_until(lambda: store.events(job)[-1].HasField("metrics"))
+    wait_until(lambda: measured(store, job))
     service.kill()
     staging = tmp_path / ".staging" / job.rpartition("/")[2] / "1"
     wait_until((staging / OUTCOME_FILE).exists)

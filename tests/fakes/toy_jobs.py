@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from finery.jobs.v1.jobs_pb2 import JobEvent, JobState
@@ -49,6 +50,20 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@asynccontextmanager
+async def serving(toy: ToyService) -> AsyncIterator[ToyService]:
+    await toy.start()
+    try:
+        yield toy
+    finally:
+        await toy.stop()
+
+
+def measured(store: JobStore, job: str) -> bool:
+    """Whether a worker has reported what it measured."""
+    return any(event.HasField("metrics") for event in store.events(job))
 
 
 def ended(store: JobStore, job: str) -> bool:

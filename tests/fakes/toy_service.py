@@ -1,7 +1,8 @@
 """A service around the real job engine, whose jobs are the toy worker's. `python -m tests.fakes.toy_service STATE`."""
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from finery.artifacts.v1.artifacts_pb2 import Artifact
@@ -40,12 +41,17 @@ class ToyExecutor(LocalExecutor):
 
 class ToyService:
     def __init__(
-        self, state: Path, settings: EngineSettings | None = None, *, executor: Executor | None = None
+        self,
+        state: Path,
+        settings: EngineSettings | None = None,
+        *,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = JobStore(open_sqlite(state / "jobs.db"), "toys")
         executor = executor or ToyExecutor(state)
         self.endpoint = state / "endpoint.json"
-        self.engine = JobEngine(self.store, executor, ToyKind(), state, self.endpoint, settings)
+        self.engine = JobEngine(self.store, executor, ToyKind(), state, self.endpoint, settings, clock=clock)
         self.server = RpcServer("127.0.0.1:0", [worker_servicer(self.engine)], logger("toy"))
 
     async def start(self) -> str:

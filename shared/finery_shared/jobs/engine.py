@@ -7,7 +7,7 @@ import base64
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutco
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import Executor, Task, attempt_name
 from finery_shared.jobs.ownership import OwnerLock
+from finery_shared.jobs.patience import AttemptWatch
 from finery_shared.jobs.publication import Published, discard_staging, publish_all, staging_directory
 from finery_shared.jobs.rows import JobRecord
 from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FAILED, FINAL, QUEUED, SUCCEEDED
@@ -58,15 +59,6 @@ class JobKind(Protocol):
         """The serialized output message of the job."""
 
 
-@dataclass
-class _Attempt:
-    """What only the process that watches an attempt knows about it."""
-
-    cancel_since: float | None = None
-    outcome_since: float | None = None
-    signalled: set[str] = field(default_factory=set)
-
-
 class JobEngine:
     """Owns the jobs of one store. All methods run on one event loop; the store works in threads."""
 
@@ -79,7 +71,7 @@ class JobEngine:
         endpoint: Path,
         settings: EngineSettings | None = None,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._executor = executor
@@ -88,7 +80,7 @@ class JobEngine:
         self._settings = settings or EngineSettings()
         self._clock = clock
         self._lock = OwnerLock(state)
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[str, AttemptWatch] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
         self._stopping = False
@@ -204,12 +196,12 @@ class JobEngine:
             await self._finish(record, FAILED, error=failure)
             return
         await asyncio.to_thread(self._store.set_handle, record.name, handle)
-        self._attempts[record.name] = _Attempt()
+        self._attempts[record.name] = AttemptWatch(self._clock)
         self._log.info("attempt began", job=record.name, attempt=attempt, handle=handle)
         self._notify()
 
     async def _tend(self, record: JobRecord) -> None:
-        watch = self._attempts.setdefault(record.name, _Attempt())
+        watch = self._attempts.setdefault(record.name, AttemptWatch(self._clock))
         alive = record.handle is not None and self._executor.poll(record.handle)
         if record.outcome is None and not alive:
             record = await self._recover_outcome(record)
@@ -221,7 +213,7 @@ class JobEngine:
             await self._crashed(record)
         elif record.state == CANCELLING:
             self._press(watch, record)
-        elif record.reported_at is not None and self._clock() - record.reported_at > self._settings.lease:
+        elif watch.silence(record) > self._settings.lease:
             self._log.warning("the worker is silent; ending it", job=record.name)
             self._signal(watch, record, kill=True)
 
@@ -236,23 +228,21 @@ class JobEngine:
         await asyncio.to_thread(self._store.set_outcome, record.name, outcome)
         return await asyncio.to_thread(self._store.get, record.name)
 
-    def _overdue(self, watch: _Attempt, record: JobRecord) -> bool:
+    def _overdue(self, watch: AttemptWatch, record: JobRecord) -> bool:
         """Wait a little for a worker that has handed in its outcome to end; True while there is patience left."""
-        watch.outcome_since = watch.outcome_since or self._clock()
-        if self._clock() - watch.outcome_since < self._settings.exit_grace:
+        if watch.waited("exit") < self._settings.exit_grace:
             return True
         self._signal(watch, record, kill=True)
         return False
 
-    def _press(self, watch: _Attempt, record: JobRecord) -> None:
-        watch.cancel_since = watch.cancel_since or self._clock()
-        waited = self._clock() - watch.cancel_since
+    def _press(self, watch: AttemptWatch, record: JobRecord) -> None:
+        waited = watch.waited("cancel")
         if waited > 2 * self._settings.cancel_grace:
             self._signal(watch, record, kill=True)
         elif waited > self._settings.cancel_grace:
             self._signal(watch, record, kill=False)
 
-    def _signal(self, watch: _Attempt, record: JobRecord, *, kill: bool) -> None:
+    def _signal(self, watch: AttemptWatch, record: JobRecord, *, kill: bool) -> None:
         name = "kill" if kill else "term"
         if record.handle is not None and name not in watch.signalled:
             watch.signalled.add(name)
