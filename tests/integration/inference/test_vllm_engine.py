@@ -11,6 +11,7 @@ from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
+from finery_inference.engines.vllm.tuning import TUNING
 from finery_shared.errors import FineryError, Reason
 from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest
 
@@ -87,6 +88,8 @@ async def test_nothing_is_left_of_a_shut_down_engine() -> None:
     [
         ({"max_num_seq": 4}, "max_num_seqs"),
         ({"trust_remote_code": True}, "trust_remote_code"),
+        ({"reasoning_parser_plugin": "/tmp/code.py"}, "reasoning_parser_plugin"),
+        ({"distributed_executor_backend": "some.module.Class"}, "distributed_executor_backend"),
         ({"dtype": "float16"}, "dtype"),
     ],
 )
@@ -94,6 +97,12 @@ async def test_engine_arguments_are_refused_by_name(factory: VllmFactory, extra:
     with pytest.raises(FineryError, match=words) as refusal:
         await factory.check(EngineConfig(Path("/nowhere"), extra=extra))  # type: ignore[arg-type]
     assert refusal.value.metadata == {"field": "engine_args"}
+
+
+async def test_what_may_be_tuned_is_vllms(factory: VllmFactory) -> None:
+    from finery_inference.engines.vllm.arguments import NAMES
+
+    assert not TUNING - NAMES
 
 
 async def test_what_vllm_refuses_is_told(factory: VllmFactory, smollm2: Path) -> None:

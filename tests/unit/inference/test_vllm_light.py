@@ -11,12 +11,15 @@ import uuid
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.kv_cache import bytes_per_token, kv_cache_bytes
 from finery_inference.engines.vllm.last_words import LAST_WORDS, LastWords, LastWordsHandler
+from finery_inference.engines.vllm.tuning import OWN_FIELDS, TUNING, check_tuning
+from finery_shared.errors import FineryError
 
 SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
 QWEN_7B = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096, "torch_dtype": "float16"}
@@ -46,6 +49,44 @@ def test_a_cache_holds_four_requests_within_bounds(
     (tmp_path / "config.json").write_text(json.dumps({**described, "max_position_embeddings": length}))
     assert kv_cache_bytes(EngineConfig(tmp_path), 24 * GIB) == expected
     assert kv_cache_bytes(EngineConfig(tmp_path, max_model_len=length), 24 * GIB) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("reasoning_parser_plugin", "structured_outputs_config", "scheduler_cls", "model_class_overrides"),
+        *("kv_transfer_config", "compilation_config", "worker_cls", "logits_processors", "hf_overrides"),
+        *("distributed_executor_backend", "io_processor_plugin", "additional_config", "trust_remote_code"),
+        *("speculative_config", "spec_model", "profiler_config", "log_config_file", "mm_encoder_fp8_scale_save_path"),
+        *("allowed_local_media_path", "model", "tokenizer", "download_dir", "kv_events_config"),
+        *("otlp_traces_endpoint", "data_parallel_address", "master_addr", "hf_token", "an_argument_of_tomorrow"),
+    ],
+)
+def test_what_runs_code_or_opens_files_or_connections_is_refused(name: str) -> None:
+    with pytest.raises(FineryError, match=f"{name} can't be set") as refusal:
+        check_tuning({"max_num_seqs": 4, name: "x"}, known=TUNING | OWN_FIELDS | {name})
+    assert refusal.value.metadata == {"field": "engine_args"}
+    assert "max_num_seqs" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"max_num_seq": 4}, "Did you mean max_num_seqs"),
+        ({"dtype": "float16"}, "a field of its own"),
+        ({"load_format": "pt"}, "safetensors"),
+        ({"quantization": {"kernel": "x"}}, "quantization is neither"),
+        ({"cudagraph_capture_sizes": [1, "x"]}, "cudagraph_capture_sizes is neither"),
+    ],
+)
+def test_other_engine_arguments_are_refused_with_the_remedy(arguments: dict[str, JsonValue], words: str) -> None:
+    with pytest.raises(FineryError, match=words):
+        check_tuning(arguments, known=TUNING | OWN_FIELDS)
+
+
+def test_tuning_is_let_through() -> None:
+    arguments: dict[str, JsonValue] = {"max_num_seqs": 4, "seed": None, "enforce_eager": True, "load_format": "dummy"}
+    check_tuning(arguments | {"cudagraph_capture_sizes": [1, 2]}, known=TUNING)
 
 
 def test_a_socket_fits_into_the_scratch_directory_however_deep_the_state_is() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from difflib import get_close_matches
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -12,40 +11,15 @@ from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.kv_cache import kv_cache_bytes, machine_memory
-from finery_shared.errors import FineryError, Reason, invalid
+from finery_inference.engines.vllm.tuning import check_tuning
+from finery_shared.errors import FineryError, Reason
 
 NAMES = frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
 
-OWN_FIELDS = frozenset({"max_model_len", "dtype", "gpu_memory_utilization", "tensor_parallel_size"})
-"""Arguments that a deployment has fields for."""
-
-NOT_ALLOWED = frozenset(
-    {
-        *("model", "tokenizer", "served_model_name", "config_format", "download_dir", "hf_config_path"),
-        *("trust_remote_code", "hf_overrides", "hf_token", "model_loader_extra_config", "worker_cls"),
-        *("worker_extension_cls", "logits_processors", "plugin_config", "enable_lora", "runner", "convert"),
-        *("disable_log_stats", "enable_log_requests", "logits_processor_pattern", "generation_config"),
-    }
-)
-"""Arguments by which a caller could run code, read other files, or break what the service relies on."""
-
-SAFE_FORMATS = ("safetensors", "dummy")
-"""Weights that cannot run code; dummy ones serve to measure speed."""
-
 
 def check_names(config: EngineConfig) -> None:
-    """Refuse engine arguments by name: INVALID_ARGUMENT."""
-    for name in config.extra:
-        if name in OWN_FIELDS:
-            raise invalid("engine_args", f"{name} has a field of its own; set that.")
-        if name in NOT_ALLOWED:
-            raise invalid("engine_args", f"{name} is Finery's to set; leave it out.")
-        if name == "load_format" and config.extra[name] not in SAFE_FORMATS:
-            raise invalid("engine_args", f"load_format must be one of: {', '.join(SAFE_FORMATS)}.")
-        if name not in NAMES:
-            near = get_close_matches(name, NAMES, n=3)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise invalid("engine_args", f"vLLM has no argument {name!r}.{hint}")
+    """Refuse engine arguments: INVALID_ARGUMENT."""
+    check_tuning(config.extra, NAMES)
 
 
 def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]:
