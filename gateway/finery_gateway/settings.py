@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from finery_shared.settings import ServiceSettings
@@ -30,9 +29,6 @@ class Settings(ServiceSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys that clients may use, separated by commas; "sha256:<hex>" holds a key's digest. None: no key is needed."""
 
-    allow_open: bool = False
-    """Serve other machines without any key, on purpose."""
-
     request_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest time that one answer may take."""
 
@@ -50,6 +46,8 @@ class Settings(ServiceSettings):
 
     look_up_seconds: Annotated[float, Field(gt=0)] = 5.0
     """The names among the inference processes are looked up this often."""
+
+    key_setting: ClassVar[str] = "FINERY_GATEWAY_API_KEYS"
 
     @field_validator("inference", "api_keys", mode="before")
     @classmethod
@@ -76,31 +74,7 @@ class Settings(ServiceSettings):
                 raise ValueError("expected 64 lower-case hex digits after sha256:")
         return value
 
-    @model_validator(mode="after")
-    def _closed_to_strangers(self) -> Self:
-        if self.api_keys or self.allow_open or is_loopback(self.host):
-            return self
-        raise ValueError(
-            f"FINERY_GATEWAY_LISTEN={self.listen} would serve other machines without a key. Set"
-            " FINERY_GATEWAY_API_KEYS, or FINERY_GATEWAY_ALLOW_OPEN=1 if that is meant."
-        )
-
     @property
-    def host(self) -> str:
-        """The host part of ``listen``."""
-        return self.listen.rpartition(":")[0].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """The port part of ``listen``."""
-        return int(self.listen.rpartition(":")[2])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    def guarded(self) -> bool:
+        """Whether callers need a key."""
+        return bool(self.api_keys)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from finery_shared.errors import FineryError, Reason
@@ -26,6 +27,9 @@ class ServiceSettings(BaseSettings):
     listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:0"
     """HOST:PORT to serve gRPC on; port 0 takes a free one."""
 
+    allow_open: bool = False
+    """Serve other machines without any key, on purpose."""
+
     announce: Path | None = None
     """File to write this process's address and pid to, once it serves."""
 
@@ -37,6 +41,35 @@ class ServiceSettings(BaseSettings):
 
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Directories that jobs may read from and write to, beside FINERY_HOME. Separated by colons."""
+
+    key_setting: ClassVar[str] = ""
+    """The variable that gives a service keys which callers need; none if it knows no keys."""
+
+    @property
+    def guarded(self) -> bool:
+        """Whether callers need a key."""
+        return False
+
+    @property
+    def host(self) -> str:
+        """The host part of ``listen``."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port part of ``listen``."""
+        return int(self.listen.rpartition(":")[2])
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        if self.guarded or self.allow_open or is_loopback(self.host):
+            return self
+        prefix = self.model_config.get("env_prefix", "")
+        keys = f"{self.key_setting}, or " if self.key_setting else ""
+        raise ValueError(
+            f"{prefix}LISTEN={self.listen} would serve other machines without a key. Set {keys}{prefix}ALLOW_OPEN=1 if"
+            " that is meant."
+        )
 
     @field_validator("allowed_roots", mode="before")
     @classmethod
@@ -69,6 +102,16 @@ class ServiceSettings(BaseSettings):
             f"{field}: {real} lies outside the directories that this service may use. Add its folder to {setting}.",
             field=field,
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _variable(prefix: str, location: tuple[int | str, ...]) -> str:

@@ -80,7 +80,13 @@ async def test_a_port_in_use_is_told_with_the_setting(services: Services) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ENGINE", "llama.cpp"), ("LISTEN", "nowhere"), ("CPU_KV_CACHE_MIB", "-1"), ("INSTANCE", "../x")],
+    [
+        ("ENGINE", "llama.cpp"),
+        ("LISTEN", "nowhere"),
+        ("LISTEN", "0.0.0.0:0"),
+        ("CPU_KV_CACHE_MIB", "-1"),
+        ("INSTANCE", "../x"),
+    ],
 )
 async def test_a_bad_setting_is_named(services: Services, name: str, value: str) -> None:
     variable = f"FINERY_INFERENCE_{name}"

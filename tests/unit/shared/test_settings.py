@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,22 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.reason is Reason.INVALID_ARGUMENT
     assert "FINERY_X_LISTEN" in caught.value.message
     assert "FINERY_X_DRAIN_SECONDS" in caught.value.message
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:1", "192.168.0.7:1", "example.org:1"])
+def test_strangers_are_served_on_purpose_only(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
+    monkeypatch.setenv("FINERY_X_LISTEN", listen)
+    with pytest.raises(FineryError, match=f"FINERY_X_LISTEN={re.escape(listen)}.*Set FINERY_X_ALLOW_OPEN=1") as caught:
+        Settings.load()
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
+    monkeypatch.setenv("FINERY_X_ALLOW_OPEN", "1")
+    assert Settings.load().listen == listen
+
+
+@pytest.mark.parametrize("listen", ["localhost:1", "127.0.0.2:1", "[::1]:1"])
+def test_this_machine_is_served_without_asking(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
+    monkeypatch.setenv("FINERY_X_LISTEN", listen)
+    assert Settings.load().port == 1
 
 
 def test_paths_are_held_to_the_allowed_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
