@@ -23,6 +23,18 @@ def row(user: Sequence[int], answer: Sequence[int], start: Sequence[int] = SYSTE
 ROWS = [row([11, 12], [21, 22, 3]), row([13], [23, 3]), row([11, 12, 14, 15], [24, 25, 26, 27, 3])]
 
 
+OTHER = (1, *range(40, 55))
+LONG = (1, *range(20, 38))
+MIXED = [
+    row([11], [21, 3], start=LONG),
+    row([12, 14], [22, 3], start=OTHER),
+    row([13], [24, 25, 3], start=LONG),
+    row([15], [26, 3], start=SYSTEM),
+    row([16, 17], [27, 3], start=OTHER),
+    row([18], [28, 3], start=(1, 8, 9)),
+]
+
+
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
@@ -66,8 +78,9 @@ def separately(model: LlamaForCausalLM, rows: Sequence[Row]) -> tuple[Tensor, Te
         ROWS[:1],
         [row([11], [21, 3]), row([11], [22, 3])],  # the same prompt twice: everything up to the answers is shared
         [row([11], [21, 3]), row([12], [22, 3], start=(5, 6))],  # nothing is shared
+        MIXED,
     ],
-    ids=["shared", "single", "same prompt", "nothing shared"],
+    ids=["shared", "single", "same prompt", "nothing shared", "two beginnings"],
 )
 def test_packing_changes_neither_loss_nor_gradient(model: LlamaForCausalLM, rows: list[Row]) -> None:
     batch = pack(rows)
@@ -84,6 +97,15 @@ def test_the_shared_beginning_is_computed_once() -> None:
     assert shared_prefix(ROWS) == len(SYSTEM)
     assert batch["input_ids"].shape == (1, sum(lengths) - 2 * len(SYSTEM))
     assert batch["logits_to_keep"].numel() == 3 + 2 + 5
+
+
+def test_rows_that_begin_alike_share_their_beginning_whatever_the_others_do() -> None:
+    batch = pack(MIXED)
+    groups = batch["segments"]
+    assert sorted(group[0] for group in groups) == [1, len(OTHER), len(LONG)]
+    assert sum(map(sum, groups)) == batch["input_ids"].shape[1]
+    whole = sum(len(one.input_ids) for one in MIXED)
+    assert batch["input_ids"].shape[1] == whole - len(OTHER) - len(LONG) - 1
 
 
 def test_what_is_learned_is_never_shared() -> None:

@@ -1,4 +1,4 @@
-"""Attention over packed rows: each row sees itself and the beginning that all rows share, and nothing else is computed.
+"""Attention over packed rows: each row sees itself and the beginning that its group shares; no more is computed.
 
 One masked attention over a packed sequence of T tokens costs T², most of it masked; on a CPU that is a quarter of a
 step of a small model. Row by row it costs the sum of the rows' squares.
@@ -6,7 +6,7 @@ step of a small model. Row by row it costs the sum of the rows' squares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "finery_packed"
+
+Segments = Sequence[Sequence[int]]
+"""Lengths in tokens of what a packed sequence is made of, by groups; see `row_by_row`."""
 
 
 def register() -> str:
@@ -32,7 +35,7 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    segments: Sequence[int] | None = None,
+    segments: Segments | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -40,7 +43,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of (1, heads, T, size) queries over (1, key heads, T, size); plain SDPA when ``segments`` is None.
 
-    ``segments`` are the length of the shared beginning, then those of the rows' own parts; together T.
+    For ``segments`` see `row_by_row`.
     """
     if segments is None:
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
@@ -53,14 +56,15 @@ def row_by_row(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    segments: Sequence[int],
+    segments: Segments,
     scaling: float | None = None,
     sliding_window: int | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """The rows' attentions one after the other: (1, heads, T, size) and (1, key heads, T, size) to (1, T, heads, size).
 
-    ``segments`` are the length of the shared beginning, then those of the rows' own parts; together T.
+    ``segments`` are groups of rows with a beginning of their own: its length, which may be 0, then those of the rows'
+    own parts; all groups together T.
     """
     dtype = query.dtype
     if query.device.type == "cpu":
@@ -69,24 +73,36 @@ def row_by_row(
     groups = query.shape[1] // key.shape[1]
     key = repeat_kv(key, groups)
     value = repeat_kv(value, groups)
-    shared, *lengths = segments
-    keys, values = key.split([shared, *lengths], dim=2), value.split([shared, *lengths], dim=2)
-    outputs = []
-    for i, own in enumerate(query.split([shared, *lengths], dim=2)):
+    sizes = [sum(group) for group in segments]
+    parts = zip(*(whole.split(sizes, dim=2) for whole in (query, key, value)), segments, strict=True)
+    outputs = [out for q, k, v, group in parts for out in _group(q, k, v, group, scaling, sliding_window, dropout)]
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous()
+
+
+def _group(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> Iterator[Tensor]:
+    """The attentions of one group: its shared beginning's, then its rows'."""
+    shared = lengths[0]
+    keys, values = key.split(list(lengths), dim=2), value.split(list(lengths), dim=2)
+    for i, own in enumerate(query.split(list(lengths), dim=2)):
         start = 0 if i == 0 else shared
         if own.shape[2] == 0:
             continue
-        outputs.append(
-            scaled_dot_product_attention(
-                own,
-                torch.cat([keys[0], keys[i]], dim=2) if start else keys[i],
-                torch.cat([values[0], values[i]], dim=2) if start else values[i],
-                attn_mask=visible(start, own.shape[2], sliding_window, own.device),
-                dropout_p=dropout,
-                scale=scaling,
-            )
+        yield scaled_dot_product_attention(
+            own,
+            torch.cat([keys[0], keys[i]], dim=2) if start else keys[i],
+            torch.cat([values[0], values[i]], dim=2) if start else values[i],
+            attn_mask=visible(start, own.shape[2], window, own.device),
+            dropout_p=dropout,
+            scale=scaling,
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous()
 
 
 def visible(shared: int, own: int, window: int | None, device: torch.device) -> Tensor:

@@ -13,15 +13,24 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 
+_BEGINNING = 12
+"""Tokens by which beginnings are told apart: what a chat template puts before a system prompt, and some of that."""
+
 
 def pack(rows: Sequence[Row]) -> dict[str, Any]:
     """Lay the rows of a batch one after the other in a single sequence, (1, T); each row by itself is what is computed.
 
-    Rows that start alike (the same system prompt) get that part once, and every row continues it: positions go on from
-    it, and ``segments`` (see `attention`) keeps the rows apart. ``logits_to_keep`` has the model compute logits at the
-    positions whose next token is learned, and nowhere else. Loss and gradients are those of the rows by themselves.
+    Rows that start alike (the same system prompt) stand together and get that part once, and every row continues it:
+    positions go on from it, and ``segments`` (see `attention`) keeps the rows apart. ``logits_to_keep`` has the model
+    compute logits at the positions whose next token is learned, and nowhere else. Loss and gradients are those of the
+    rows by themselves.
     """
-    return _laid_out(rows, shared_prefix(rows))
+    parts = [_laid_out(group, shared_prefix(group)) for group in alike(rows)]
+    offsets = np.cumsum([0, *(part["input_ids"].shape[1] for part in parts)]).tolist()
+    joined = {name: torch.cat([part[name] for part in parts], -1) for name in ("input_ids", "position_ids", "labels")}
+    kept = [part["logits_to_keep"] + offset for part, offset in zip(parts, offsets, strict=False)]
+    segments = tuple(group for part in parts for group in part["segments"])
+    return joined | {"segments": segments, "logits_to_keep": torch.cat(kept), "shift_labels": joined["labels"]}
 
 
 def pack_apart(rows: Sequence[Row], multiple: int) -> dict[str, Any]:
@@ -32,13 +41,23 @@ def pack_apart(rows: Sequence[Row], multiple: int) -> dict[str, Any]:
     batch = _laid_out(rows, 0)
     tokens = batch["input_ids"].shape[1]
     filling = -tokens % multiple
-    lengths = batch["segments"][1:]
+    lengths = batch["segments"][0][1:]
     if filling:
         lengths = (*lengths, filling)
         batch["input_ids"] = torch.cat([batch["input_ids"], torch.zeros((1, filling), dtype=torch.long)], 1)
         batch["position_ids"] = torch.cat([batch["position_ids"], torch.arange(filling)[None]], 1)
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    return batch | {"segments": (0, *lengths), "starts": starts.to(torch.int32)}
+    return batch | {"segments": ((0, *lengths),), "starts": starts.to(torch.int32)}
+
+
+def alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows in groups that begin with the same few tokens; those that begin like no other are a group together."""
+    groups: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.input_ids[:_BEGINNING]), []).append(row)
+    single = [group[0] for group in groups.values() if len(group) == 1]
+    several = [group for group in groups.values() if len(group) > 1]
+    return [*several, single] if single else several
 
 
 def shared_prefix(rows: Sequence[Row]) -> int:
@@ -89,7 +108,7 @@ def _laid_out(rows: Sequence[Row], prefix: int) -> dict[str, Any]:
     return {
         "input_ids": torch.from_numpy(np.concatenate([start, *ids]))[None],
         "position_ids": torch.from_numpy(np.concatenate(positions))[None],
-        "segments": (prefix, *lengths),
+        "segments": ((prefix, *lengths),),
         "logits_to_keep": torch.from_numpy(np.concatenate(learned_at)),
         "labels": labels,
         "shift_labels": labels,

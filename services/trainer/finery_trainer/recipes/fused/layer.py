@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finery_trainer.recipes.attention import Segments
 from finery_trainer.recipes.fused.functions import AfterAttention, BeforeAttention, LayerParts
 from finery_trainer.recipes.fused.operations import Dropout, Rotation
 from finery_trainer.recipes.fused.packing import PackedAttention
@@ -32,7 +32,7 @@ class FusedLayer(nn.Module):  # type: ignore[misc]  # torch is not checked
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        segments: Sequence[int] | None = None,
+        segments: Segments | None = None,
         starts: Tensor | None = None,
         dropout_seeds: tuple[int, int] | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
@@ -50,7 +50,7 @@ class FusedLayer(nn.Module):  # type: ignore[misc]  # torch is not checked
         return self._packed(*arguments)[None]
 
     def _packed(
-        self, x: Tensor, rotation: Rotation, segments: Sequence[int], starts: Tensor | None, dropout: Dropout | None
+        self, x: Tensor, rotation: Rotation, segments: Segments, starts: Tensor | None, dropout: Dropout | None
     ) -> Tensor:
         parts = self._parts
         later = [p for group in (parts.o, parts.gate_up, parts.down) for p in group.parameters()]

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from finery_trainer.recipes.attention import row_by_row
+from finery_trainer.recipes.attention import Segments, row_by_row
 
 
 class PackedAttention(Protocol):
     """Attention of packed rows, causal in each: (T, heads, size) queries, (T, key heads, size) keys and values."""
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], starts: Tensor | None, window: int | None
+        self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, starts: Tensor | None, window: int | None
     ) -> Tensor:
         """(T, heads, size). ``segments``: see `collator`; ``starts``: their cumulated lengths, int32, on the device."""
 
 
-def by_rows(
-    q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], starts: Tensor | None, window: int | None
-) -> Tensor:
+def by_rows(q: Tensor, k: Tensor, v: Tensor, segments: Segments, starts: Tensor | None, window: int | None) -> Tensor:
     """One attention a row, the shared beginning included: what a CPU computes."""
     query, key, value = (part.transpose(0, 1)[None] for part in (q, k, v))
     return row_by_row(query, key, value, segments, None, window)[0]
@@ -39,10 +36,10 @@ class VariableLength:
         self._grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int], starts: Tensor | None, window: int | None
+        self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, starts: Tensor | None, window: int | None
     ) -> Tensor:
         """See `PackedAttention`."""
-        longest = max(segments)
+        longest = max(map(max, segments))
         options = {"enable_gqa": True} if self._grouped and q.shape[1] != k.shape[1] else {}
         left = -1 if window is None or window > longest else window - 1
         mixed: Tensor = self._attend(q, k, v, starts, starts, longest, longest, window_size=(left, 0), **options)
