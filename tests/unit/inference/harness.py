@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy import Engine
 
 from finery.inference.v1 import deployments_pb2 as d
 from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
@@ -60,12 +61,18 @@ def write_artifact(path: Path, kind: Kind = Kind.MODEL) -> Path:
 class Harness:
     """One process; ``start`` and ``stop`` it, and ask it by gRPC."""
 
-    def __init__(self, home: Path, pace: FakePace | None = None, policy: RestartPolicy | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        pace: FakePace | None = None,
+        policy: RestartPolicy | None = None,
+        store: Callable[[Engine], DeploymentStore] = DeploymentStore,
+    ) -> None:
         self.home = home
         self.factory = FakeEngineFactory(pace or FakePace(tokens_per_second=2000))
         settings = Settings(listen="127.0.0.1:0", home=home, drain_seconds=5)
         log = logger("test")
-        self.store = DeploymentStore(open_sqlite(settings.state / "deployments.db"))
+        self.store = store(open_sqlite(settings.state / "deployments.db"))
         sources = SourceResolver(home / "models", (), settings.check_path)
         policy = policy or RestartPolicy(first=0.05, attempts=3)
         manager = DeploymentManager(self.store, sources, {"vllm": self.factory}, policy, log)

@@ -11,6 +11,7 @@ from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.deployments.runner import Runner
 from finery_inference.deployments.source import Source, SourceResolver
 from finery_inference.deployments.store import DeploymentStore
+from finery_inference.deployments.whole import Whole
 from finery_inference.engines.protocol import EngineConfig, EngineFactory
 from finery_inference.generation.loaded import LoadedModel, front
 from finery_shared.errors import FineryError, Reason, invalid
@@ -39,6 +40,7 @@ class DeploymentManager:
         # Engines measure the memory that is free when they start, so one starts at a time.
         self._loading = asyncio.Lock()
         self._creating = asyncio.Lock()
+        self._whole = Whole()
 
     @property
     def draining(self) -> bool:
@@ -69,8 +71,7 @@ class DeploymentManager:
             source = await asyncio.to_thread(self._sources.resolve, spec)
             await factory.check(_config(spec, source))
             model_id = spec.served_model_name or source.model_type
-            record = await asyncio.to_thread(self._store.create, spec, model_id, source.model_type, request_id)
-            return self._run(record, source).deployment
+            return await self._whole.run(self._place(spec, model_id, source, request_id))
 
     def get(self, name: str) -> Deployment:
         """One deployment; raises DEPLOYMENT_NOT_FOUND."""
@@ -82,12 +83,7 @@ class DeploymentManager:
 
     async def delete(self, name: str) -> None:
         """Forget a deployment, then unload it; raises DEPLOYMENT_NOT_FOUND."""
-        runner = self._runner(name)
-        await asyncio.to_thread(self._store.delete, name)
-        await runner.stop()
-        self._runners.pop(name, None)
-        self._checked.pop(name, None)
-        self._board.changed()
+        await self._whole.run(self._remove(self._runner(name)))
 
     def watch(self) -> AsyncGenerator[Snapshot, None]:
         """Snapshots: one at once, then after every change and as heartbeats."""
@@ -119,10 +115,25 @@ class DeploymentManager:
 
     async def stop(self) -> None:
         """Unload everything; what is stored stays stored."""
+        await self._whole.finish()
         await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
         for factory in self._backends.values():
             await factory.close()
         await asyncio.to_thread(self._store.close)
+
+    async def _place(self, spec: DeploymentSpec, model_id: str, source: Source, request_id: str) -> Deployment:
+        record = await asyncio.to_thread(self._store.create, spec, model_id, source.model_type, request_id)
+        return self._run(record, source).deployment
+
+    async def _remove(self, runner: Runner) -> None:
+        name = runner.record.name
+        await asyncio.to_thread(self._store.delete, name)
+        try:
+            await runner.stop()
+        finally:
+            self._runners.pop(name, None)
+            self._checked.pop(name, None)
+            self._board.changed()
 
     def _run(self, record: DeploymentRecord, checked: Source | None = None) -> Runner:
         if checked is not None:
