@@ -230,7 +230,14 @@ async def test_an_engine_that_always_dies_is_given_up(harness: Harness, model_di
     await eventually(lambda: len(harness.factory.failures) == 2)
     await asyncio.sleep(0.5)
     assert len(harness.factory.failures) == 2
-    assert (await harness.list())[0].state == d.DEPLOYMENT_STATE_FAILED
+    failed = (await harness.list())[0]
+    assert failed.state == d.DEPLOYMENT_STATE_FAILED
+    error = await refusal(harness.generate())
+    assert error.reason is Reason.ENGINE_DEAD
+    assert error.message == failed.error.message
+    assert "3 times in a row" in error.message
+    assert "`finery deployments delete`" in error.message
+    assert "try again" not in error.message
 
 
 def test_the_back_off_doubles_up_to_its_limit() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from finery_inference.deployments.model import Deployment, DeploymentRecord, State
 from finery_inference.deployments.restart import RestartPolicy
-from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.errors import engine_dead, engine_given_up, fresh
 from finery_inference.generation.loaded import LoadedModel
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
@@ -62,7 +62,7 @@ class Runner:
             raise engine_dead()
         if self._state is State.FAILED and self._error is not None:
             if self._error.reason is Reason.ENGINE_DEAD:
-                raise self._error
+                raise fresh(self._error)
             message = f"The model {model_id!r} could not be loaded: {self._error.message}"
         elif self._state is State.UNLOADING:
             message = f"The model {model_id!r} is being unloaded."
@@ -77,8 +77,11 @@ class Runner:
             error = await self._live()
             failures = 1 if time.monotonic() - start > self._policy.steady else failures + 1
             await self._drop_model()
+            died = error.reason is Reason.ENGINE_DEAD
+            again = died and failures < self._policy.attempts
+            if died and not again:
+                error = engine_given_up(failures, error.detail)
             self._set(State.FAILED, error)
-            again = error.reason is Reason.ENGINE_DEAD and failures < self._policy.attempts
             self._log.error(
                 "deployment failed", reason=str(error.reason), error=error.message, detail=error.detail, again=again
             )
@@ -93,8 +96,7 @@ class Runner:
         try:
             self._model = await self._load(self.record)
         except FineryError as error:
-            # A copy: the original's traceback keeps alive whatever the start had made.
-            return FineryError(error.reason, error.message, detail=error.detail, **error.metadata)
+            return fresh(error)
         except Exception as error:
             self._log.exception("loading failed unexpectedly")
             message = "The model could not be loaded. The inference service's log says why."

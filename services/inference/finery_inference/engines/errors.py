@@ -9,3 +9,17 @@ def engine_dead(detail: str = "") -> FineryError:
     """The engine died, or was shut down, while a request ran."""
     message = "The model's engine has ended. Unless it was deleted it is loaded again: try again in a moment."
     return FineryError(Reason.ENGINE_DEAD, message, detail=detail)
+
+
+def engine_given_up(failures: int, detail: str = "") -> FineryError:
+    """The engine died so many times in a row that it is not started again."""
+    message = (
+        f"The model's engine has ended {failures} times in a row and is not started again. The inference service's log "
+        "says why it ended; then delete the deployment (`finery deployments delete`) and deploy the model again."
+    )
+    return FineryError(Reason.ENGINE_DEAD, message, detail=detail)
+
+
+def fresh(error: FineryError) -> FineryError:
+    """The same error without its traceback, which keeps alive whatever its frames had made, and grows when raised."""
+    return FineryError(error.reason, error.message, detail=error.detail, **error.metadata)
