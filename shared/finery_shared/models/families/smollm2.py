@@ -13,7 +13,7 @@ _SHAPES = {
 
 _SMALL = Recipe(
     learning_rate=2e-3,
-    num_train_epochs=1.2,
+    num_train_epochs=1.0,
     batch_size=8,
     gradient_accumulation_steps=1,
     lora_rank=8,
