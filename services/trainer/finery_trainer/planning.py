@@ -18,6 +18,7 @@ from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import ModelHub, ResolvedModel, resolve
 from finery_shared.models import find as find_model
 from finery_trainer.combinations import check_combination, look_around
+from finery_trainer.resuming import check_resumable
 from finery_trainer.spec import TrainingSpec, fill
 
 SELF_COGNITION = "self-cognition"
@@ -95,6 +96,8 @@ class Planner:
                 "it was made from.",
                 field="model_type",
             )
+        if spec.resume_from_checkpoint:
+            check_resumable(self._check_path(spec.resume_from_checkpoint, "resume_from_checkpoint"), spec)
         check_combination(spec, look_around(spec, os.environ))
         return TrainingPlan(spec, model, model.spec.targets.select(spec.lora_target_modules))
 

@@ -25,13 +25,14 @@ from finery_trainer.recipes.gates.examination import Examiner
 from finery_trainer.recipes.gates.files import check_tokenizer
 from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
 from finery_trainer.recipes.loading import load_tokenizer
-from finery_trainer.recipes.parallel import parameter_count, sharding, together
+from finery_trainer.recipes.parallel import parameter_count, sharding, sum_over_ranks, together
 from finery_trainer.recipes.placement import device_map, free_memory
 from finery_trainer.recipes.prepare import PreparedData, prepare
+from finery_trainer.recipes.resume import pack_state, unpack_state
 from finery_trainer.recipes.row_cache import RowCache
 from finery_trainer.recipes.saved import Checkpoint, whole_checkpoints
 from finery_trainer.recipes.tokenizing import Tokenizing
-from finery_trainer.recipes.training import TrainingResult, train
+from finery_trainer.recipes.training import TrainingResult, check_unfinished, train
 from finery_trainer.recipes.tuning import tuning_of
 from finery_trainer.recipes.watching import EVENTS, RunFiles
 
@@ -113,6 +114,7 @@ class Sft:
         self._context.log(f"watch the run: tensorboard --logdir {self._files.directory / EVENTS}; later in {self._run}")
         shards = sharding(self._plan, self._dtype)
         with together(self._context.place, shards):
+            self._go_on_from_published(len(data.train))
             model = self._tuning.load(self._dtype, self._places(), sharded=shards is not None)
             trainable, self._parameters = parameter_count(model, trainable=True), parameter_count(model)
             self._context.log(f"training {trainable:,} of {self._parameters:,} parameters, computing in {self._dtype}")
@@ -134,6 +136,14 @@ class Sft:
             torch.cuda.empty_cache()
         self._context.raise_if_cancelled()
         return result
+
+    def _go_on_from_published(self, rows: int) -> None:
+        """Put the checkpoint that the job shall go on from where the run looks for its own, unless it has some."""
+        source = self._plan.spec.resume_from_checkpoint
+        first = self._context.place is None or self._context.place.rank == 0
+        if source and first and not whole_checkpoints(self._saved):
+            unpack_state(Path(source), self._saved, lambda state: check_unfinished(state, self._plan.spec, rows))
+        sum_over_ranks(0)  # the others wait for it
 
     def _places(self) -> dict[str, int] | None:
         """Where the parts of the model go, if not all on one device."""
@@ -166,6 +176,7 @@ class Sft:
         if target.exists():
             return
         self._tuning.assemble(checkpoint.path, target)
+        pack_state(checkpoint.path, target, weights=self._tuning.rounds)
         self._written(target)
         check_tokenizer(target, self._plan.model.path)
         self._tuning.check(target)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerState
 
-from finery_shared.errors import FineryError, Reason
+from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.jobs.worker import WorkerContext
 from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.fused.fuse import FusedModel, fuse, unfusable
@@ -141,6 +141,23 @@ def _fused(model: Any, spec: TrainingSpec, context: WorkerContext, *, sharded: b
         raise FineryError(Reason.UNSUPPORTED, f"--base_precision fp8 can't be had for this model: {reason}.")
     context.log(f"the model is computed by its own layers: {reason}")
     return None
+
+
+def check_unfinished(state: TrainerState, spec: TrainingSpec, rows: int) -> None:
+    """Raise INVALID_ARGUMENT when a job over that many rows would have nothing left to train after a checkpoint."""
+    step, total = state.global_step, total_steps(spec, rows)
+    if step >= total:
+        raise invalid(
+            "resume_from_checkpoint",
+            f"the checkpoint is at step {step}, and this run has {total} in all: raise --num_train_epochs or "
+            "--max_steps.",
+        )
+    if _is_over(state, spec, rows):
+        raise invalid(
+            "resume_from_checkpoint",
+            f"the run ended at step {step} because its loss no longer fell: leave --early_stopping_patience out, or "
+            "raise it.",
+        )
 
 
 def _is_over(state: TrainerState, spec: TrainingSpec, rows: int) -> bool:

@@ -23,6 +23,8 @@ class Tuning(Protocol):
     """What a kind of training does in its own way. Types are those of the arithmetic."""
 
     kind: Kind
+    rounds: bool
+    """Whether the published weights are less exact than those in training."""
 
     def autocast(self, dtype: torch.dtype, *, sharded: bool) -> torch.dtype | None:
         """The type to compute in where parameters are kept in fp32; None where they have their type already."""
@@ -47,6 +49,7 @@ class LoraTuning:
     """A low-rank adapter, in fp32 on a frozen base of the type that is computed in."""
 
     kind = Kind.ADAPTER
+    rounds = False
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan = plan
@@ -84,6 +87,7 @@ class FullTuning:
     """
 
     kind = Kind.MODEL
+    rounds = True
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._base = plan.model.path
