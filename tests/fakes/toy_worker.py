@@ -10,7 +10,7 @@ from pathlib import Path
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import TASK_ENV, Task
-from finery_shared.jobs.worker import Outcome, StagedArtifact, WorkerContext, run_worker
+from finery_shared.jobs.worker import OUTCOME_FILE, Outcome, StagedArtifact, WorkerContext, run_worker
 
 
 def work(ctx: WorkerContext) -> Outcome:
@@ -26,6 +26,8 @@ def work(ctx: WorkerContext) -> Outcome:
             ctx.state.mkdir(exist_ok=True)
             done.write_text(str(step))
         if plan.get("die_at") == step and ctx.attempt <= plan.get("die_attempts", 99):
+            if "leave" in plan:
+                (ctx.staging / OUTCOME_FILE).write_bytes(bytes.fromhex(plan["leave"]))
             os.kill(os.getpid(), signal.SIGKILL)
     if plan.get("fail"):
         raise FineryError(Reason.GATE_FAILED, plan["fail"], gate="toy")

@@ -6,10 +6,12 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from google.protobuf.message import DecodeError
 
 from finery.jobs.v1.jobs_pb2 import JobEvent, JobHeartbeat, JobState
 from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutcome
@@ -81,6 +83,7 @@ class JobEngine:
         self._clock = clock
         self._lock = OwnerLock(state)
         self._attempts: dict[str, AttemptWatch] = {}
+        self._troubles: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
         self._stopping = False
@@ -105,7 +108,7 @@ class JobEngine:
         if self._loop is not None:
             await self._loop
             for record in await asyncio.to_thread(self._store.in_states, ACTIVE):
-                await self._interrupt(record)
+                await self._attend(self._interrupt, record)
         self._notify()
         self._lock.release()
 
@@ -164,7 +167,7 @@ class JobEngine:
             try:
                 await self._step()
             except Exception:
-                # One job's trouble (or a full disk) must not end the engine that all jobs depend on.
+                # A full disk, say, must not end the engine that all jobs depend on.
                 self._log.exception("the job engine stumbled; going on")
             await _wait(self._work, self._settings.poll_interval)
 
@@ -173,13 +176,22 @@ class JobEngine:
         for record in active:
             if self._stopping:
                 return
-            await self._tend(record)
+            await self._attend(self._tend, record)
         free = self._settings.max_running_jobs - len(active)
         if free > 0:
             for record in (await asyncio.to_thread(self._store.in_states, [QUEUED]))[:free]:
                 if self._stopping:
                     return
-                await self._begin(record)
+                await self._attend(self._begin, record)
+
+    async def _attend(self, act: Callable[[JobRecord], Awaitable[None]], record: JobRecord) -> None:
+        """Do something for one job. Its trouble is not that of the others, whose turn comes next."""
+        try:
+            await act(record)
+        except Exception as error:
+            if self._troubles.get(record.name) != str(error):  # it is tried again several times a second
+                self._troubles[record.name] = str(error)
+                self._log.exception("a job is in trouble; going on with the others", job=record.name)
 
     async def _begin(self, record: JobRecord) -> None:
         secret = secrets.token_urlsafe(32)
@@ -191,9 +203,8 @@ class JobEngine:
         try:
             environment, ranks = self._kind.environment(record.spec), self._kind.ranks(record.spec)
             handle = await asyncio.to_thread(self._executor.submit, task, environment, ranks)
-        except OSError as error:
-            failure = FineryError(Reason.INTERNAL, f"The worker can't be started: {error}.")
-            await self._finish(record, FAILED, error=failure)
+        except Exception as error:
+            await self._finish(record, FAILED, error=self._explain("The worker can't be started", record, error))
             return
         await asyncio.to_thread(self._store.set_handle, record.name, handle)
         self._attempts[record.name] = AttemptWatch(self._clock)
@@ -222,7 +233,9 @@ class JobEngine:
         staging = staging_directory(record.work_dir, record.name, record.status.attempt)
         try:
             outcome = WorkerOutcome.FromString(await asyncio.to_thread((staging / OUTCOME_FILE).read_bytes))
-        except OSError:
+        except (OSError, DecodeError):
+            outcome = WorkerOutcome()
+        if outcome.WhichOneof("end") is None:
             # The last report and the process's end can cross: the database may know more than the record read before.
             return await asyncio.to_thread(self._store.get, record.name)
         await asyncio.to_thread(self._store.set_outcome, record.name, outcome)
@@ -261,16 +274,25 @@ class JobEngine:
             await self._crashed(record)
             return
         staged = outcome.success.artifacts if end == "success" else outcome.cancelled.artifacts
-        replace = self._kind.replaces_output(record.spec)
-        try:
-            published = await asyncio.to_thread(publish_all, staged, record.work_dir, replace=replace)
-        except FineryError as error:
-            await self._finish(record, FAILED, error=error)
-            return
         figures = dict(outcome.success.figures)
-        output = self._kind.output(published, figures) if published or end == "success" else None
+        try:
+            replace = self._kind.replaces_output(record.spec)
+            published = await asyncio.to_thread(publish_all, staged, record.work_dir, replace=replace)
+            output = self._kind.output(published, figures) if published or end == "success" else None
+        except Exception as error:
+            await self._finish(record, FAILED, error=self._explain("The result can't be published", record, error))
+            return
         state = SUCCEEDED if end == "success" else CANCELLED
         await self._finish(record, state, output=output, metrics=figures)
+
+    def _explain(self, what: str, record: JobRecord, error: Exception) -> FineryError:
+        """The error as the job's owner reads it; one that nobody foresaw is in the log with all its details."""
+        if isinstance(error, FineryError):
+            return error
+        self._log.error(what, job=record.name, exc_info=error)
+        return FineryError(
+            Reason.INTERNAL, f"{what}: {type(error).__name__}: {error}. The service's log has the details."
+        )
 
     async def _crashed(self, record: JobRecord) -> None:
         """The worker is gone without a word: end a cancelled job, try another again, fail one that keeps dying."""
@@ -319,6 +341,7 @@ class JobEngine:
         if record.handle is not None:
             await asyncio.to_thread(self._executor.end, record.handle)
         self._attempts.pop(record.name, None)
+        self._troubles.pop(record.name, None)
         # First the staging directory, then the final state: who sees the end sees no leftovers. A crash in between is
         # harmless, since publishing again finds the artifacts in their place.
         await asyncio.to_thread(discard_staging, record.work_dir, record.name)
