@@ -191,9 +191,12 @@ def explain(error: Exception, staging: Path) -> FineryError:
 
 def _keep(outcome: WorkerOutcome, staging: Path) -> None:
     """Leave the outcome in a file too: the service may be down, and this process gone when it comes back."""
+    path = staging / OUTCOME_FILE
     try:
-        path = staging / OUTCOME_FILE
-        path.with_suffix(".tmp").write_bytes(outcome.SerializeToString())
+        with path.with_suffix(".tmp").open("wb") as file:
+            file.write(outcome.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
         path.with_suffix(".tmp").replace(path)
     except OSError as error:
         print(f"the outcome could not be written: {error}", file=sys.stderr)  # noqa: T201 - the worker's log
