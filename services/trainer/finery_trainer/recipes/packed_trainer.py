@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward over the passes; the loss of what they hold, as a share of the step's."""
-        model.train()
+        if not model.training:
+            model.train()
         total = torch.zeros((), device=self.args.device)
         for i, one in enumerate(inputs["passes"]):
             last = i == len(inputs["passes"]) - 1
@@ -122,7 +124,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Estimated operations of a micro-batch."""
         tokens = sum(one["input_ids"].numel() for one in inputs["passes"])
-        return int(4 * tokens * self.model.num_parameters(exclude_embeddings=True)) if tokens else 0
+        return tokens * self._operations_a_token if tokens else 0
 
     @property
     def limit(self) -> PassLimit:
@@ -132,6 +134,11 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
             if self._fused is not None:
                 self._fused.checkpoint(self._limit.checkpointing)
         return self._limit
+
+    @functools.cached_property
+    def _operations_a_token(self) -> int:
+        """Two a weight forward and two backward; the frozen weights' own gradients aren't made."""
+        return int(4 * self.model.num_parameters(exclude_embeddings=True))
 
     def _longest(self) -> int:
         sets = [data for data in (self.train_dataset, self.eval_dataset) if data is not None]

@@ -77,11 +77,9 @@ class BeforeAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
         for i, (start, end) in enumerate(group.spans()):
             up, norm = group.up(i, h, cast), parts.head_norms[i]
             part = g[:, start:end]
-            operations.heads_backward(g_outputs[i], kept[i], up, rotation if i < 2 else None, norm, part)
-            if up is None or g_h is None:
-                g_b.append(None)
-            else:
-                g_b.append(operations.up_backward(part, up, g_h[:, up.offset : up.offset + up.rank]))
+            part_h = None if up is None or g_h is None else g_h[:, up.offset : up.offset + up.rank]
+            turned = rotation if i < 2 else None
+            g_b.append(operations.heads_backward(g_outputs[i], kept[i], up, turned, norm, part, part_h))
         g_a = None if g_h is None else operations.down_backward(g_h, normed, group.rank, group.dropped(dropout))
         if ctx.needs_input_grad[0]:
             g_normed = group.product.backward(g, None)

@@ -109,9 +109,19 @@ class Operations(Protocol):
         """Add the adapter's part to a projection (T, heads, size), norm and rotate it. May reuse y unless normed."""
 
     def heads_backward(
-        self, g: Tensor, y: Tensor, up: Up | None, rotation: Rotation | None, norm: HeadNorm | None, out: Tensor
-    ) -> None:
-        """Gradient of the projection into ``out`` (T, heads·size); ``y``: the projection without adapter, if normed."""
+        self,
+        g: Tensor,
+        y: Tensor | None,
+        up: Up | None,
+        rotation: Rotation | None,
+        norm: HeadNorm | None,
+        out: Tensor,
+        out_h: Tensor | None,
+    ) -> Tensor | None:
+        """Gradient of the projection into ``out`` (T, heads·size), of h into ``out_h`` (T, r); returns that of b.
+
+        ``y`` is the projection without its adapter's part, needed if there is a norm.
+        """
 
     def swiglu(self, gate_up: Tensor, gate: Up | None, up: Up | None) -> Tensor:
         """silu(gate + adapter) · (up + adapter) of (T, 2·F)."""

@@ -48,16 +48,24 @@ class TorchOperations(Operations):
 
     @override
     def heads_backward(
-        self, g: Tensor, y: Tensor, up: Up | None, rotation: Rotation | None, norm: HeadNorm | None, out: Tensor
-    ) -> None:
+        self,
+        g: Tensor,
+        y: Tensor | None,
+        up: Up | None,
+        rotation: Rotation | None,
+        norm: HeadNorm | None,
+        out: Tensor,
+        out_h: Tensor | None,
+    ) -> Tensor | None:
         if rotation is not None:
             g = _rotate(g, rotation.cos, -rotation.sin)
-        if norm is not None:
+        if norm is not None and y is not None:
             x = _added(y.flatten(1), up).reshape(-1, y.shape[-1])
             inverse = self.norm(x, norm.weight, norm.eps)[1]
             rows = g.reshape(x.shape)
             g = self.norm_backward(rows, None, x, inverse, norm.weight, torch.zeros_like(rows)).view(g.shape)
         out.copy_(g.flatten(1))
+        return None if up is None or out_h is None else self.up_backward(out, up, out_h)
 
     @override
     def swiglu(self, gate_up: Tensor, gate: Up | None, up: Up | None) -> Tensor:

@@ -24,8 +24,10 @@ _NORM_ROWS, _NORM_COLUMNS = 16, 256
 _GATED = {"ROWS": 64, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
 """Tile of the gated activation's backward pass: the largest that stays in registers."""
 
-_SHARES = 6
-"""Parts into which the rows are cut where a kernel sums over them: enough programs for the whole GPU."""
+_GATED_FORWARD = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
+_HEADS_BACKWARD = {"num_warps": 4, "num_stages": 2}
+_PROGRAMS = 1024
+"""Programs that keep a whole GPU busy: where a kernel sums over rows, they are cut into so many shares."""
 
 
 class TritonOperations(Operations):
@@ -82,26 +84,56 @@ class TritonOperations(Operations):
 
     @override
     def heads_backward(
-        self, g: Tensor, y: Tensor, up: Up | None, rotation: Rotation | None, norm: HeadNorm | None, out: Tensor
-    ) -> None:
-        rows, heads, size = g.shape
-        if g.stride(1) != size or g.stride(2) != 1:
+        self,
+        g: Tensor,
+        y: Tensor | None,
+        up: Up | None,
+        rotation: Rotation | None,
+        norm: HeadNorm | None,
+        out: Tensor,
+        out_h: Tensor | None,
+    ) -> Tensor | None:
+        if g.stride(1) != g.shape[2] or g.stride(2) != 1:
             g = g.contiguous()
+        return self._heads_backward(g, y, up, rotation, norm, out, out_h)
+
+    def _heads_backward(
+        self,
+        g: Tensor,
+        y: Tensor | None,
+        up: Up | None,
+        rotation: Rotation | None,
+        norm: HeadNorm | None,
+        out: Tensor | None,
+        out_h: Tensor | None,
+    ) -> Tensor | None:
+        rows, heads, size = g.shape
+        shares = _shares(rows, heads)
         y = g if y is None else y
-        heads_backward_kernel[(rows // ROW_TILE, heads)](
-            g, y, *_up(up, y), *_angles(rotation, y), y if norm is None else norm.weight, out, heads * size,
-            g.stride(0), y.stride(0), _stride(up), out.stride(0), _scale(up), 0.0 if norm is None else norm.eps,
-            **_shape(up), ROTATE=rotation is not None, NORM=norm is not None, SIZE=size, ROWS=ROW_TILE, num_warps=4,
+        single = {"dtype": torch.float32}
+        part_h = g.new_empty((heads, rows, up.rank) if up else (1,), **single)
+        part_b = g.new_empty((shares, heads * size, up.rank) if up else (1,), **single)
+        heads_backward_kernel[(heads, shares)](
+            g, y, *_up(up, y), *_angles(rotation, y), y if norm is None else norm.weight, g if out is None else out,
+            part_h, part_b, rows, heads * size, g.stride(0), y.stride(0), _stride(up),
+            0 if out is None else out.stride(0), _scale(up), 0.0 if norm is None else norm.eps,
+            **_shape(up), ROTATE=rotation is not None, NORM=norm is not None, STORE=out is not None, SIZE=size,
+            ROWS=ROW_TILE, **_HEADS_BACKWARD,
         )  # fmt: skip
+        if up is None or out_h is None:
+            return None
+        out_h.copy_(part_h.sum(0))
+        return part_b.sum(0)
 
     @override
     def swiglu(self, gate_up: Tensor, gate: Up | None, up: Up | None) -> Tensor:
         rows, f = gate_up.shape[0], gate_up.shape[1] // 2
         out = gate_up.new_empty((rows, f))
         some = gate or up
-        swiglu_kernel[_tiles(rows, f)](
-            gate_up, *_gated(gate, up, gate_up), out, f, _stride(some), _scale(some), GATE=_first(gate), UP=_first(up),
-            R=_shape(some)["R"], BLOCK_R=_shape(some)["BLOCK_R"], ROWS=ROW_TILE, COLUMNS=_COLUMN_TILE, num_warps=8,
+        blocks = triton.cdiv(f, _GATED_FORWARD["COLUMNS"])
+        swiglu_kernel[(blocks, _shares(rows, blocks))](
+            gate_up, *_gated(gate, up, gate_up), out, rows, f, _stride(some), _scale(some), GATE=_first(gate),
+            UP=_first(up), R=_shape(some)["R"], BLOCK_R=_shape(some)["BLOCK_R"], **_GATED_FORWARD,
         )  # fmt: skip
         return out
 
@@ -114,7 +146,7 @@ class TritonOperations(Operations):
         r = down.rank if down is not None else _shape(some)["R"]
         kr = 0 if some is None else some.h.shape[1]
         blocks = triton.cdiv(f, _GATED["COLUMNS"])
-        shares = max(1, min(_SHARES, rows // ROW_TILE))
+        shares = _shares(rows, blocks)
         out = torch.empty_like(gate_up)
         single = {"dtype": torch.float32}
         part_h = g.new_empty((blocks, rows, kr), **single)
@@ -128,13 +160,12 @@ class TritonOperations(Operations):
             BLOCK_R=_block(r), KR=kr, THRESHOLD=options["THRESHOLD"], INVERSE=options["INVERSE"], MAXIMA=maxima,
             **_GATED,
         )  # fmt: skip
-        scale = _scale(some)
         return GatedGradients(
             out,
-            None if some is None else part_h.sum(0).mul_(scale).to(g.dtype),
+            None if some is None else part_h.sum(0).to(g.dtype),
             part_a.sum(0) if down else None,
-            part_gate.sum(0).mul_(scale) if gate else None,
-            part_up.sum(0).mul_(scale) if up else None,
+            part_gate.sum(0) if gate else None,
+            part_up.sum(0) if up else None,
             largest if maxima else None,
         )
 
@@ -166,6 +197,11 @@ class TritonOperations(Operations):
 
     @override
     def up_backward(self, g: Tensor, up: Up, out: Tensor) -> Tensor:
+        size = next((size for size in (128, 64) if g.shape[1] % size == 0), None)
+        if size is not None and g.is_contiguous():
+            gradient = self._heads_backward(g.view(g.shape[0], -1, size), None, up, None, None, None, out)
+            assert gradient is not None
+            return gradient
         torch.mm(g, up.b, out=out)
         out.mul_(up.scale)
         return torch.mm(g.t(), up.own, out_dtype=torch.float32).mul_(up.scale)
@@ -187,10 +223,11 @@ class TritonOperations(Operations):
         out = torch.empty_like(x, dtype=torch.float8_e4m3fn)
         scales = x.new_empty((rows, 1), dtype=torch.float32)
         block = triton.next_power_of_2(n)
+        together = max(1, 16384 // block)
         parts = 1 if maxima is None else maxima.shape[0]
-        quantize_kernel[(rows,)](
+        quantize_kernel[(triton.cdiv(rows, together),)](
             x, x if maxima is None else maxima, out, scales, n, rows, parts, HAS_MAXIMA=maxima is not None,
-            BLOCK=block, BLOCK_PARTS=triton.next_power_of_2(parts), num_warps=_warps(block),
+            ROWS=together, BLOCK=block, BLOCK_PARTS=triton.next_power_of_2(parts), num_warps=16 if block > 16384 else 8,
         )  # fmt: skip
         return out, scales
 
@@ -223,6 +260,10 @@ def _down(down: Down | None, other: Tensor) -> tuple[Tensor, Tensor, tuple[int, 
 
 def _tiles(rows: int, columns: int) -> tuple[int, int]:
     return rows // ROW_TILE, triton.cdiv(columns, _COLUMN_TILE)
+
+
+def _shares(rows: int, blocks: int) -> int:
+    return max(1, min(_PROGRAMS // blocks, rows // ROW_TILE))
 
 
 def _block(rank: int) -> int:

@@ -7,21 +7,24 @@ import triton.language as tl
 
 
 @triton.jit
-def quantize_kernel(x, maxima, out, scales, N, T, parts, HAS_MAXIMA: tl.constexpr, BLOCK: tl.constexpr,
-                    BLOCK_PARTS: tl.constexpr):  # fmt: skip
-    """One row a program; its largest magnitude from ``maxima`` (parts, T) if there is one."""
-    row = tl.program_id(0).to(tl.int64)
+def quantize_kernel(x, maxima, out, scales, N, T, parts, HAS_MAXIMA: tl.constexpr, ROWS: tl.constexpr,
+                    BLOCK: tl.constexpr, BLOCK_PARTS: tl.constexpr):  # fmt: skip
+    """A few rows a program; their largest magnitudes from ``maxima`` (parts, T) if there are any."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
-    mask = columns < N
-    values = tl.load(x + row * N + columns, mask=mask, other=0.0).to(tl.float32)
+    mask = (columns[None, :] < N) & (rows[:, None] < T)
+    at = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    values = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if HAS_MAXIMA:
         part = tl.arange(0, BLOCK_PARTS)
-        largest = tl.max(tl.load(maxima + part * T + row, mask=part < parts, other=0.0))
+        found = tl.load(maxima + part[None, :] * T + rows[:, None],
+                        mask=(part[None, :] < parts) & (rows[:, None] < T), other=0.0)  # fmt: skip
+        largest = tl.max(found, 1)
     else:
-        largest = tl.max(tl.abs(values))
+        largest = tl.max(tl.abs(values), 1)
     scale = tl.maximum(largest, 1e-6) / 448.0
-    tl.store(scales + row, scale)
-    tl.store(out + row * N + columns, (values / scale).to(tl.float8e4nv), mask=mask)
+    tl.store(scales + rows, scale, mask=rows < T)
+    tl.store(out + at, (values * (1.0 / scale)[:, None]).to(tl.float8e4nv), mask=mask)
 
 
 @triton.jit
