@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -57,8 +58,8 @@ class Deployments:
     def wait_ready(self, name: str, on_state: OnState | None = None) -> proto.Deployment:
         """Wait until a deployment answers requests.
 
-        One that can't be loaded is deleted, so that its model id is free again, and its error is raised. Raises
-        DEPLOYMENT_NOT_FOUND if someone deletes it, SERVICE_UNAVAILABLE if the process stays away.
+        Raises the error of one that can't be loaded, DEPLOYMENT_NOT_FOUND if someone deletes it, SERVICE_UNAVAILABLE
+        if the process stays away.
         """
         last_sign = time.monotonic()
         while True:
@@ -72,7 +73,6 @@ class Deployments:
                     if deployment.state == READY:
                         return deployment
                     if deployment.state == FAILED:
-                        self.delete(name)
                         raise _failure(deployment)
             except FineryError as error:
                 away = error.reason in (Reason.SERVICE_UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.CANCELLED)
@@ -111,9 +111,8 @@ def place(endpoints: Sequence[Endpoint], spec: proto.DeploymentSpec, replicas: i
             model_id = placed[-1].deployment.model_id
             if any(other.model_id == model_id for others in existing for other in others):
                 raise _taken(model_id)
-    except FineryError:
-        for one in placed:
-            remove(one)
+    except BaseException:
+        remove_all(placed)
         raise
     return placed
 
@@ -122,6 +121,13 @@ def remove(placed: Placed) -> None:
     """Delete a deployment."""
     with Calls(placed.endpoint) as calls:
         Deployments(calls).delete(placed.deployment.name)
+
+
+def remove_all(placed: Sequence[Placed]) -> None:
+    """Delete those deployments that can be deleted: what keeps one from it must not hide why all this is undone."""
+    for one in placed:
+        with contextlib.suppress(FineryError):
+            remove(one)
 
 
 def _list(endpoint: Endpoint) -> Sequence[proto.Deployment]:

@@ -13,7 +13,7 @@ from finery_client.arguments.deploy import ServingArguments
 from finery_client.calls import Calls
 from finery_client.connect import Connection
 from finery_client.conversation import Chat
-from finery_client.deployments import Deployments, OnState, Placed, place, remove
+from finery_client.deployments import Deployments, OnState, Placed, place, remove, remove_all
 from finery_client.endpoints import base_url
 from finery_client.options import DeployOptions
 from finery_client.results import ExportResult
@@ -75,11 +75,18 @@ def deploy(
 
 
 def serve(arguments: DeployArguments, services: Connection, on_state: OnState | None = None) -> Serving:
-    """Load a model through these services; they stay open. An adapter has to be `merged` before."""
+    """Load a model through these services; they stay open. An adapter has to be `merged` before.
+
+    A load that fails or is interrupted leaves no deployment behind.
+    """
     spec = deployment_spec(arguments, services.here)
     inference, gateway = services.serving(arguments.port)
     placed = place(inference, spec, arguments.replicas)
-    ready = [_wait(one, on_state) for one in placed]
+    try:
+        ready = [_wait(one, on_state) for one in placed]
+    except BaseException:
+        remove_all(placed)
+        raise
     return Serving(
         model_id=ready[0].deployment.model_id,
         base_url=base_url(gateway.address),

@@ -1,16 +1,21 @@
 """Deploying and talking: the real inference service with its fake engine, and the real gateway."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from finery.inference.v1.deployments_pb2 import Deployment
 from finery_client import Chat, Connection, FineryError, Reason, chat, chat_stream, deploy
+from finery_client.calls import Calls
 from finery_client.conversation import conversation
+from finery_client.deployments import Deployments
+from finery_client.endpoints import Endpoint
 from finery_client.local import Machine
 from finery_shared.errors import CATALOG
 from tests.unit.client.conftest import FREE_PORTS, ROOT, Finery, finish, read_until, write_interpreter
@@ -79,6 +84,39 @@ def test_the_sdk_deploys_and_talks(model: Path, serving_env: dict[str, str], mac
             deploy(model_id_or_path=str(model), served_model_name="toy", port=0, connection=services)
         assert taken.value.reason is Reason.MODEL_TAKEN
     assert serving.alive() is not None, "the processes have ended with the connection"
+
+
+@pytest.fixture
+def someone_elses(serving_env: dict[str, str], machine: Callable[..., Machine]) -> Iterator[Endpoint]:
+    """An inference process that takes two seconds to load a model; whoever uses it did not start it."""
+    with Connection(machine(serving_env | {"FINERY_INFERENCE_FAKE_START_SECONDS": "2"})) as services:
+        yield services.endpoint("inference")
+
+
+def deployed(endpoint: Endpoint) -> list[str]:
+    with Calls(endpoint) as calls:
+        return [deployment.model_id for deployment in Deployments(calls).list()]
+
+
+def test_a_load_that_fails_or_is_interrupted_leaves_nothing_behind(
+    model: Path, someone_elses: Endpoint, machine: Callable[..., Machine]
+):
+    def interrupt(deployment: Deployment) -> None:
+        assert deployed(someone_elses) == ["toy"]
+        raise KeyboardInterrupt
+
+    def spoil(deployment: Deployment) -> None:
+        assert deployed(someone_elses) == ["toy"]
+        shutil.rmtree(model, ignore_errors=True)
+
+    with Connection(machine({"FINERY_INFERENCE": someone_elses.address})) as services:
+        with pytest.raises(KeyboardInterrupt):
+            deploy(model_id_or_path=str(model), port=0, connection=services, on_state=interrupt)
+        assert deployed(someone_elses) == []
+        with pytest.raises(FineryError, match="toy could not be loaded: There is no model directory") as failed:
+            deploy(model_id_or_path=str(model), port=0, connection=services, on_state=spoil)
+        assert failed.value.reason is Reason.ENGINE_FAILED
+        assert deployed(someone_elses) == []
 
 
 def test_a_gateway_that_is_not_there():
