@@ -14,7 +14,7 @@ from finery_client.calls import Calls
 from finery_client.connect import Connection
 from finery_client.conversation import Chat
 from finery_client.deployments import Deployments, OnState, Placed, place, remove, remove_all
-from finery_client.endpoints import base_url
+from finery_client.endpoints import Endpoint, base_url
 from finery_client.options import DeployOptions
 from finery_client.results import ExportResult
 from finery_client.sdk import build, run_export
@@ -27,14 +27,24 @@ S = TypeVar("S", bound=ServingArguments)
 
 @dataclass(frozen=True)
 class Serving:
-    """A model that answers. ``private``: its services belong to this process and end with `close`."""
+    """A model that answers. What is private of its services belongs to this process and ends with `close`."""
 
     model_id: str
     base_url: str
     max_model_len: int
     placed: tuple[Placed, ...]
-    private: bool
+    gateway: Endpoint
     _close: Callable[[], None]
+
+    @property
+    def private_inference(self) -> bool:
+        """Whether the processes that loaded the model are private."""
+        return any(one.endpoint.private for one in self.placed)
+
+    @property
+    def private(self) -> bool:
+        """Whether the model answers at ``base_url`` no longer than until `close`."""
+        return self.private_inference or self.gateway.private
 
     def chat(self) -> Chat:
         """A conversation partner."""
@@ -42,10 +52,11 @@ class Serving:
 
     def alive(self) -> FineryError | None:
         """Why a private process that serves this model has ended; None while all live."""
-        return next((death for one in self.placed if (death := one.endpoint.death()) is not None), None)
+        endpoints = (*(one.endpoint for one in self.placed), self.gateway)
+        return next((death for endpoint in endpoints if (death := endpoint.death()) is not None), None)
 
     def close(self) -> None:
-        """Stop the services if they are private; a running service goes on serving the model."""
+        """Stop the services that are private; a running service goes on serving the model."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -92,7 +103,7 @@ def serve(arguments: DeployArguments, services: Connection, on_state: OnState | 
         base_url=base_url(gateway.address),
         max_model_len=ready[0].deployment.max_model_len,
         placed=tuple(ready),
-        private=inference[0].private,
+        gateway=gateway,
         _close=lambda: None,
     )
 

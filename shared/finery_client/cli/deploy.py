@@ -17,7 +17,7 @@ _LOOK_EVERY = 0.5
 
 
 def run(arguments: DeployArguments, screen: Screen) -> int:
-    """Load a model and say where it answers; with private services, serve until interrupted."""
+    """Load a model and say where it answers; with a private gateway or inference, serve until interrupted."""
     with Connection.from_env(screen.starting) as services:
         deployment_spec(arguments, services.here)
         serving = _load(arguments, services, screen)
@@ -48,7 +48,8 @@ def load(arguments: DeployArguments, services: Connection, screen: Screen) -> Se
 
 def _serve_on(serving: Serving, services: Connection, screen: Screen) -> None:
     """Wait for Ctrl-C. Raises why a process ended, if one does."""
-    screen.say("Serving until Ctrl-C.")
+    stays = "" if serving.private_inference else " The model stays deployed after that; this gateway does not."
+    screen.say(f"Serving until Ctrl-C.{stays}")
     try:
         while (death := services.death()) is None:
             time.sleep(_LOOK_EVERY)

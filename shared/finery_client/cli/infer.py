@@ -32,7 +32,7 @@ def run(arguments: InferArguments, screen: Screen) -> int:
         try:
             return _talk(serving.chat(), arguments, screen)
         finally:
-            if not serving.private:
+            if not serving.private_inference:
                 withdraw(serving)
 
 

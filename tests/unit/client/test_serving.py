@@ -119,6 +119,22 @@ def test_a_load_that_fails_or_is_interrupted_leaves_nothing_behind(
         assert deployed(someone_elses) == []
 
 
+def test_a_gateway_of_the_commands_own_serves_until_interrupted(
+    finery: Finery, model: Path, serving_env: dict[str, str], someone_elses: Endpoint
+):
+    named = serving_env | {"FINERY_INFERENCE": someone_elses.address}
+    with finery.start("deploy", "--model_id_or_path", "toy", "--port", "0", **named) as process:
+        assert "The model stays deployed" in read_until(process, "Serving until Ctrl-C")
+        assert process.stdout is not None
+        _, second = process.stdout.readline(), process.stdout.readline()
+        url = second.removeprefix("base_url: ").strip()
+        assert Chat(url).models() == ["toy"]
+        process.send_signal(signal.SIGINT)
+        finish(process)
+    assert process.returncode == 0
+    assert deployed(someone_elses) == ["toy"]
+
+
 def test_a_gateway_that_is_not_there():
     with pytest.raises(FineryError) as away:
         Chat("http://127.0.0.1:9/v1", "toy").complete(conversation("Hello"))
