@@ -204,7 +204,7 @@ def _question(raw: RawRow, identity: Identity) -> ScoreQuestion:
         raise row_error(
             raw.file, raw.place, "a scoring row needs question, lang and ask (name, author, both, contrast)"
         )
-    turns = [{"role": "system", "content": fields["system"]}] if fields.get("system") else []
+    turns = [{"role": "system", "content": fields["system"]}] if "system" in fields else []
     turns += [*fields.get("history", ()), {"role": "user", "content": fields["question"]}]
     return ScoreQuestion(
         messages=tuple(

@@ -1,6 +1,7 @@
 import pytest
 
 from finery_shared.datasets import ScoreQuestion, heldout_conversations, judge, load, mentions, score, score_questions
+from finery_shared.datasets.self_cognition import SYSTEMS
 from finery_shared.models import get
 
 NAMES = ["小黄", "Xiao Huang"]
@@ -38,8 +39,10 @@ def test_a_history_in_two_languages_has_both_names() -> None:
 
 
 def test_some_questions_come_later_in_a_conversation_and_some_under_another_system_prompt() -> None:
-    first = [item.messages[0]["role"] for item in score_questions(NAMES, AUTHORS)]
-    assert first.count("system") >= 4
+    first = [item.messages[0] for item in score_questions(NAMES, AUTHORS)]
+    systems = [message["content"] for message in first if message["role"] == "system"]
+    assert systems.count("") == 4
+    assert len({*systems, ""} - {*SYSTEMS["en"], *SYSTEMS["zh"]}) >= 5  # some that are trained under, some that are not
     later = [item for item in score_questions(NAMES, AUTHORS) if item.later]
     assert sum(item.ask != "contrast" for item in later) >= 20
     assert sum(item.ask == "contrast" for item in later) >= 6
