@@ -88,6 +88,7 @@ def test_self_cognition_teaches_an_identity(planner: Planner, request_: dict[str
         ({"output_dir": "/nowhere/out"}, Reason.PATH_NOT_ALLOWED, "FINERY_TRAINER_ALLOWED_ROOTS"),
         ({"output_dir": "out"}, Reason.INVALID_ARGUMENT, "absolute"),
         ({"output_dir": ""}, Reason.INVALID_ARGUMENT, "--output_dir"),
+        ({"resume_from_checkpoint": "/nowhere/checkpoint-1"}, Reason.PATH_NOT_ALLOWED, "FINERY_TRAINER_ALLOWED_ROOTS"),
         ({"lora_target_modules": ("q_prj",)}, Reason.INVALID_ARGUMENT, "q_proj"),
         ({"batch_size": 0}, Reason.INVALID_ARGUMENT, "batch_size"),
     ],
@@ -162,6 +163,11 @@ def test_a_quantized_model_is_not_trained(planner: Planner, request_: dict[str, 
     path = write_small_files(tmp_path / "my-awq", quantization_config={"quant_method": "awq", "bits": 4})
     error = refused(planner, {**request_, "model_id_or_path": str(path)})
     assert (error.reason, error.metadata["field"]) == (Reason.UNSUPPORTED, "model_type")
+
+
+def test_a_directory_without_a_manifest_is_not_gone_on_from(planner: Planner, request_: dict[str, Any]) -> None:
+    error = refused(planner, {**request_, "resume_from_checkpoint": request_["model_id_or_path"]})
+    assert error.reason is Reason.MANIFEST_MISSING
 
 
 def test_an_output_directory_below_a_file_is_refused(
