@@ -132,12 +132,14 @@ def score_questions(names: Sequence[str], authors: Sequence[str]) -> tuple[Score
 def judge(question: ScoreQuestion, answer: str, old_identity: Sequence[str] = ()) -> Verdict:
     """Judge one answer. ``old_identity`` are the names the base model had (`ModelSpec.identity`).
 
-    An old name that the question itself mentions does not count as leaked ("No, I am not Qwen").
+    An old name that the question itself mentions does not count as leaked ("No, I am not Qwen"), and one that is part
+    of the new identity is none.
     """
     has_name, has_author = mentions(answer, question.names), mentions(answer, question.authors)
     contrast = question.ask == "contrast"
     hijacked = contrast and (has_name or has_author)
-    old = [term for term in old_identity if not mentions(question.question, [term])]
+    known = " ".join((question.question, *question.names, *question.authors))
+    old = [term for term in old_identity if not mentions(known, [term])]
     return Verdict(
         question=question,
         answer=answer,

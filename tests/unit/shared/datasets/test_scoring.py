@@ -90,6 +90,12 @@ def test_denying_an_old_name_that_was_asked_for_is_no_leak() -> None:
     assert judge(asked, "No, I am by Hugging Face.", OLD).leaked
 
 
+def test_an_old_name_that_the_new_identity_holds_is_no_leak() -> None:
+    asked = ScoreQuestion(({"role": "user", "content": "?"},), "en", "both", ("Ada",), ("Hugging Face",))
+    assert not judge(asked, "I am Ada, developed by Hugging Face.", OLD).leaked
+    assert judge(asked, "I am SmolLM, developed by Hugging Face.", OLD).leaked
+
+
 @pytest.mark.parametrize(
     ("answer", "right", "hijacked"),
     [
