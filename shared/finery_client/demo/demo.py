@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from finery_client.calls import Calls
 from finery_client.cli.deploy import load
 from finery_client.cli.job import run_job
 from finery_client.cli.screen import Screen
+from finery_client.cli.signals import Stopped
 from finery_client.connect import Connection
 from finery_client.demo import base_model
 from finery_client.demo.memory import MemoryMeter
@@ -26,7 +29,6 @@ from finery_client.jobs import ExportJobs, TrainingJobs
 from finery_client.local import Machine
 from finery_client.results import ExportResult, TrainingResult
 from finery_client.specs import export_spec, training_spec
-from finery_shared.errors import FineryError
 from finery_shared.home import Home
 from finery_shared.models import get
 
@@ -75,8 +77,7 @@ class Options:
 def run(options: Options, screen: Screen) -> int:
     """Run all stages; 1 if the model does not know its name or author often enough. Raises FineryError."""
     real = Machine(Home.from_env(), Path.cwd(), os.environ)
-    state = Path(tempfile.mkdtemp(prefix="finery-demo-"))
-    try:
+    with scratch_home(screen) as state:
         with (
             Connection(isolated(real, state), lambda service: screen.say(f"  {service}")) as services,
             MemoryMeter(services.pids) as memory,
@@ -84,16 +85,24 @@ def run(options: Options, screen: Screen) -> int:
             stages = Stages(screen)
             right = _run_stages(options, real, services, stages, screen)
         stages.show(memory.peak_bytes)
-    except FineryError:
-        screen.say(f"The services' logs are kept in {state}.")
-        raise
-    except BaseException:
-        shutil.rmtree(state, ignore_errors=True)
-        raise
-    shutil.rmtree(state)
     if not right:
         screen.warn(f"The model knows its name or author on fewer than {WANTED:.0%} of the questions.")
     return 0 if right else 1
+
+
+@contextlib.contextmanager
+def scratch_home(screen: Screen) -> Iterator[Path]:
+    """A directory for one run, removed at its end; if anything fails, kept and named, since it has the logs."""
+    state = Path(tempfile.mkdtemp(prefix="finery-demo-"))
+    try:
+        yield state
+    except (KeyboardInterrupt, Stopped):
+        shutil.rmtree(state, ignore_errors=True)
+        raise
+    except BaseException:
+        screen.say(f"The services' logs are kept in {state}.")
+        raise
+    shutil.rmtree(state)
 
 
 def isolated(real: Machine, state: Path) -> Machine:

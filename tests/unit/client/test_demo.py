@@ -1,16 +1,20 @@
 """Parts of the demo; its whole runs in tests/e2e."""
 
+import contextlib
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import openai
 import pytest
 
 from finery_client.cli.screen import Screen
+from finery_client.cli.signals import Stopped
 from finery_client.demo import base_model
-from finery_client.demo.demo import isolated
+from finery_client.demo.demo import isolated, scratch_home
 from finery_client.demo.memory import MemoryMeter, memory
 from finery_client.demo.stages import Stages, figure_lines
 from finery_client.local import Machine
@@ -60,6 +64,25 @@ def test_the_demo_shares_nothing_but_the_model_store(machine: Callable[..., Mach
     assert own.env["FINERY_VENVS"] == real.env["FINERY_VENVS"]
     assert "FINERY_TRAINER" not in own.env
     assert "FINERY_GATEWAY_LISTEN" not in own.env
+
+
+@pytest.mark.parametrize("failure", [openai.OpenAIError("no"), FineryError(Reason.GATE_FAILED, "no"), OSError()])
+def test_the_logs_of_a_failed_demo_are_kept_and_named(capsys: pytest.CaptureFixture[str], failure: Exception):
+    with pytest.raises(type(failure)), scratch_home(Screen()) as state:
+        (state / "service.log").touch()
+        raise failure
+    assert (state / "service.log").exists()
+    shutil.rmtree(state)
+    assert str(state) in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Stopped, None])
+def test_nothing_is_left_of_a_demo_that_ended_well_or_was_stopped(end: type[BaseException] | None):
+    with contextlib.suppress(KeyboardInterrupt, Stopped), scratch_home(Screen()) as state:
+        (state / "service.log").touch()
+        if end is not None:
+            raise end
+    assert not state.exists()
 
 
 def test_missing_weights_say_where_they_come_from(machine: Callable[..., Machine], tmp_path: Path):
