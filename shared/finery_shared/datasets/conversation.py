@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
 Lang = Literal["zh", "en"]
+
+_HAN = re.compile("[\u4e00-\u9fff]")
 
 
 class ToolFunction(TypedDict):
@@ -83,4 +86,4 @@ class Conversation:
 
 def language_of(text: str) -> Lang:
     """Chinese if the text holds a Han character, else English."""
-    return "zh" if any("\u4e00" <= char <= "\u9fff" for char in text) else "en"
+    return "zh" if _HAN.search(text) else "en"

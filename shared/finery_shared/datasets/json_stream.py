@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-_CHUNK = 1 << 16
 _NEAR_THE_END = 16
 """Characters within which an error may come from the text being cut: the longest escape and literal are shorter."""
 
@@ -16,11 +15,12 @@ _BLANK = " \t\r\n"
 class JsonStream:
     """A position in a JSON text. Every method raises json.JSONDecodeError where the text is not JSON.
 
-    The error's line is the file's, its column the line's.
+    The error's line is the file's, its column the line's. ``chunk`` characters at least are read at a time.
     """
 
-    def __init__(self, text: TextIO) -> None:
+    def __init__(self, text: TextIO, chunk: int = 1 << 16) -> None:
         self._text = text
+        self._chunk = chunk
         self._decoder = json.JSONDecoder()
         self._buffer = ""
         self._at = 0
@@ -62,12 +62,14 @@ class JsonStream:
                 parsed, end = self._decoder.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - _NEAR_THE_END
+                ahead = error.pos - self._at
                 if not (cut and self._more()):
-                    self._at = error.pos
+                    self._at += ahead
                     raise self._error(error.msg) from error
             else:
+                ahead = end - self._at
                 if end < len(self._buffer) or not self._more():  # a number may go on in the next chunk
-                    self._at = end
+                    self._at += ahead
                     return parsed
 
     def items(self) -> Iterator[object]:
@@ -110,7 +112,7 @@ class JsonStream:
         self._column = len(passed) - passed.rfind("\n") - 1 if "\n" in passed else self._column + len(passed)
         self._buffer = self._buffer[self._at :]
         self._at = 0
-        chunk = self._text.read(max(_CHUNK, len(self._buffer)))
+        chunk = self._text.read(max(self._chunk, len(self._buffer)))
         self._ended = not chunk
         self._buffer += chunk
         return bool(chunk)

@@ -109,6 +109,8 @@ def _last_text(row: ReadRow) -> str:
 
 
 def _fill(turn: Turn, row_lang: object, identity: Identity, origin: str) -> Turn:
+    if "{{" not in turn.content:
+        return turn
     declared = turn.lang or row_lang
     lang = "zh" if declared == "zh" else "en" if declared == "en" else language_of(turn.content)
     text = identity.fill(turn.content, lang)

@@ -149,12 +149,6 @@ class Selection:
         for part in self.parts:
             yield from part.rows()
 
-    def dataset_of(self, number: int) -> str:
-        """The data set argument that a row comes from."""
-        return next(
-            part.dataset for part, end in zip(self.parts, accumulate(map(len, self.parts)), strict=True) if number < end
-        )
-
     def digest(self) -> str:
         """A hash of what `rows` depends on; reads every file."""
         state = hashlib.sha256()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal
 
 from finery_shared.datasets import Conversation
 from finery_shared.errors import FineryError, Reason
@@ -22,18 +21,6 @@ class Row:
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
-
-
-class Rows(Protocol):
-    """Tokenized rows, which may lie in a file: a row is read when it is asked for."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Tokens of each row."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Row: ...
 
 
 class Why(StrEnum):

@@ -289,7 +289,7 @@ def test_a_selection_reads_its_rows_again_and_names_each_once(write: Any) -> Non
     assert len({row.origin + row.messages[0]["content"] for row in rows}) == 15
     assert tuple(rows[number] for number in selection.train) == loaded.train
     assert tuple(rows[number] for number in selection.val) == loaded.val
-    assert [selection.dataset_of(number) for number in (0, 9, 10, 14)] == [arguments[0]] * 2 + [arguments[1]] * 2
+    assert [(part.dataset, len(part)) for part in selection.parts] == [(arguments[0], 10), (arguments[1], 5)]
 
 
 def test_memory_does_not_grow_with_the_rows(write: Any) -> None:
