@@ -68,9 +68,12 @@ class Connection:
         return self._launch.pids()
 
     def owner(self, service: str) -> Endpoint:
-        """The process that owns the jobs of a service, be it private to another command; else as `endpoint`."""
+        """The process that owns the jobs of a service, be it private to another command.
+
+        A private one that has to be started takes no job from the queue, since it will not be there to finish it.
+        """
         found = () if service in self._private else self.directory.find_any(service)
-        return found[0] if found else self.endpoint(service)
+        return found[0] if found else self.endpoint(service, {f"FINERY_{service.upper()}_MAX_RUNNING_JOBS": "0"})
 
     def death(self) -> FineryError | None:
         """Why one of the private processes has ended; None while all of them live."""

@@ -1,7 +1,8 @@
 """A trainer whose jobs follow a script: real gRPC, no training.
 
 Also a process: `python -m tests.fakes.scripted_trainer` takes FINERY_TRAINER_LISTEN and FINERY_TRAINER_ANNOUNCE as the
-real one does; SCRIPTED_SECONDS is how long each of a job's five steps takes.
+real one does; SCRIPTED_SECONDS is how long each of a job's five steps takes. With FINERY_TRAINER_MAX_RUNNING_JOBS=0
+there is a job in the queue from before, which stays there.
 """
 
 import os
@@ -21,7 +22,7 @@ from finery.trainer.v1 import trainer_pb2 as proto
 from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 from finery_shared.errors import FineryError, Reason
 from finery_shared.home import announce, withdraw
-from finery_shared.jobs.states import CANCELLED, FINAL, RUNNING, SUCCEEDED
+from finery_shared.jobs.states import CANCELLED, FINAL, QUEUED, RUNNING, SUCCEEDED
 from finery_shared.rpc import to_status
 from finery_shared.rpc.options import SERVER_OPTIONS
 
@@ -102,6 +103,11 @@ class ScriptedTrainer(TrainerServiceServicer):
             if not context.is_active():
                 return
 
+    def queue(self, name: str) -> None:
+        """Have a job that never begins."""
+        self.jobs[name] = proto.TrainingJob(name=name, status=JobStatus(state=QUEUED))
+        self.events[name] = []
+
     def _job(self, name: str, context: Any) -> proto.TrainingJob:
         if name not in self.jobs:
             context.abort_with_status(to_status(FineryError(Reason.JOB_NOT_FOUND, f"There is no job {name}.")))
@@ -147,7 +153,10 @@ def main() -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     seconds = float(os.environ.get("SCRIPTED_SECONDS", "0.05"))
-    server, address = serve(ScriptedTrainer(seconds), os.environ["FINERY_TRAINER_LISTEN"])
+    trainer = ScriptedTrainer(seconds)
+    if os.environ.get("FINERY_TRAINER_MAX_RUNNING_JOBS") == "0":
+        trainer.queue("trainingJobs/1")
+    server, address = serve(trainer, os.environ["FINERY_TRAINER_LISTEN"])
     path = Path(os.environ["FINERY_TRAINER_ANNOUNCE"])
     announce(path, "trainer", address)
     ended.wait()

@@ -19,8 +19,8 @@ class QuantizerSettings(ServiceSettings):
     listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:50052"
     """HOST:PORT to serve gRPC on; port 0 takes a free one."""
 
-    max_running_jobs: Annotated[int, Field(ge=1, le=64)] = 1
-    """Jobs that run at a time."""
+    max_running_jobs: Annotated[int, Field(ge=0, le=64)] = 1
+    """Jobs that run at a time. 0: none is begun, and those under way are left alone; a service to look at jobs with."""
 
     cpu_calibration_tokens: Annotated[int, Field(ge=512)] = 2048
     """Most calibration tokens that are used without an accelerator: they decide how long a job takes there."""

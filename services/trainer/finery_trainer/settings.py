@@ -19,8 +19,8 @@ class TrainerSettings(ServiceSettings):
     listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:50051"
     """HOST:PORT to serve gRPC on; port 0 takes a free one."""
 
-    max_running_jobs: Annotated[int, Field(ge=1, le=64)] = 1
-    """Jobs that run at a time."""
+    max_running_jobs: Annotated[int, Field(ge=0, le=64)] = 1
+    """Jobs that run at a time. 0: none is begun, and those under way are left alone; a service to look at jobs with."""
 
     checked_at_once: Annotated[int, Field(ge=0)] = 64 * 2**20
     """Bytes of local data files up to which every row is read before a job is accepted; later by its worker."""

@@ -18,10 +18,11 @@ from finery_client.cli.screen import Screen
 from finery_client.connect import Connection
 from finery_client.endpoints import Endpoint
 from finery_client.follow import Follower
-from finery_client.jobs import COLLECTIONS, ExportJobs, TrainingJobs, jobs_of, service_of
+from finery_client.jobs import COLLECTIONS, ExportJobs, TrainingJobs, ended, jobs_of, service_of
 from finery_client.results import ExportResult, TrainingResult
 from finery_client.run import cancel_and_wait
 from finery_client.sdk import Quiet
+from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.states import state_name
 
 AnyJob = TrainingJob | ExportJob
@@ -78,6 +79,12 @@ def _row(job: AnyJob) -> Sequence[str]:
 
 
 def _watch(jobs: TrainingJobs | ExportJobs, name: str, endpoint: Endpoint, screen: Screen) -> AnyJob:
+    if endpoint.private and not ended(job := jobs.get(name)):
+        message = (
+            f"{name} is {state_name(job.status.state)}, and there is no {endpoint.service} that could go on with it. "
+            "Start the services with `finery up`: they do, and it can be watched then."
+        )
+        raise FineryError(Reason.SERVICE_UNAVAILABLE, message, job=name)
     if isinstance(jobs, TrainingJobs):
         return watch_job(jobs, name, endpoint, screen)
     return watch_job(jobs, name, endpoint, screen)

@@ -32,6 +32,7 @@ class EngineSettings:
     """How patient the engine is. Times in seconds."""
 
     max_running_jobs: int = 1
+    """0: a service to look at jobs with, and to cancel them. It begins none and leaves those under way alone."""
     max_attempts: int = 3
     """Attempts whose worker may die without a word before the job fails."""
     poll_interval: float = 0.3
@@ -107,7 +108,7 @@ class JobEngine:
         self._work.set()
         if self._loop is not None:
             await self._loop
-            for record in await asyncio.to_thread(self._store.in_states, ACTIVE):
+            for record in await self._own():
                 await self._attend(self._interrupt, record)
         self._notify()
         self._lock.release()
@@ -172,7 +173,7 @@ class JobEngine:
             await _wait(self._work, self._settings.poll_interval)
 
     async def _step(self) -> None:
-        active = await asyncio.to_thread(self._store.in_states, ACTIVE)
+        active = await self._own()
         for record in active:
             if self._stopping:
                 return
@@ -183,6 +184,11 @@ class JobEngine:
                 if self._stopping:
                     return
                 await self._attend(self._begin, record)
+
+    async def _own(self) -> list[JobRecord]:
+        """The jobs under way that are this engine's business."""
+        own = ACTIVE if self._settings.max_running_jobs else frozenset({CANCELLING})
+        return await asyncio.to_thread(self._store.in_states, own)
 
     async def _attend(self, act: Callable[[JobRecord], Awaitable[None]], record: JobRecord) -> None:
         """Do something for one job. Its trouble is not that of the others, whose turn comes next."""

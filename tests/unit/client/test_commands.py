@@ -110,6 +110,14 @@ def test_jobs_list_show_and_cancel(finery: Finery):
     assert missing.stderr == "error: There is no job trainingJobs/9.\n"
 
 
+def test_a_service_that_is_started_to_look_at_jobs_takes_none_from_the_queue(finery: Finery):
+    assert "QUEUED" in finery("jobs", "show", "trainingJobs/1").stdout
+    watched = finery("jobs", "watch", "trainingJobs/1", FINERY_TRAINER_MAX_RUNNING_JOBS="2")
+    assert watched.returncode == 1
+    assert "trainingJobs/1 is QUEUED, and there is no trainer that could go on with it." in watched.stderr
+    assert "finery up" in watched.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

@@ -16,15 +16,16 @@ from finery.quantizer.v1.quantizer_pb2_grpc import QuantizerServiceStub
 from finery_quantizer.bootstrap import QuantizerApplication
 from finery_quantizer.settings import QuantizerSettings
 from finery_shared.errors import FineryError, Reason
-from finery_shared.jobs.engine import EngineSettings
 from finery_shared.rpc import from_rpc_error, open_channel
 from tests.unit.quantizer.models import publish_adapter, write_adapter, write_model
 
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[QuantizerServiceStub]:
-    settings = QuantizerSettings(listen="127.0.0.1:0", home=tmp_path / "home", allowed_roots=(tmp_path,))
-    application = QuantizerApplication(settings, engine_settings=EngineSettings(max_running_jobs=0))
+    settings = QuantizerSettings(
+        listen="127.0.0.1:0", home=tmp_path / "home", allowed_roots=(tmp_path,), max_running_jobs=0
+    )
+    application = QuantizerApplication(settings)
     channel = open_channel(await application.start())
     yield QuantizerServiceStub(channel)
     await channel.close()

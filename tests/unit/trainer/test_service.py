@@ -14,7 +14,6 @@ from finery.jobs.v1.jobs_pb2 import JobState
 from finery.trainer.v1 import trainer_pb2 as pb
 from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceStub
 from finery_shared.errors import FineryError, Reason
-from finery_shared.jobs.engine import EngineSettings
 from finery_shared.rpc import from_rpc_error, open_channel
 from finery_trainer.bootstrap import TrainerApplication
 from finery_trainer.settings import TrainerSettings
@@ -23,8 +22,10 @@ from tests.unit.trainer.directories import write_small_files
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[TrainerServiceStub]:
-    settings = TrainerSettings(listen="127.0.0.1:0", home=tmp_path / "home", allowed_roots=(tmp_path,))
-    application = TrainerApplication(settings, engine_settings=EngineSettings(max_running_jobs=0))
+    settings = TrainerSettings(
+        listen="127.0.0.1:0", home=tmp_path / "home", allowed_roots=(tmp_path,), max_running_jobs=0
+    )
+    application = TrainerApplication(settings)
     channel = open_channel(await application.start())
     yield TrainerServiceStub(channel)
     await channel.close()
