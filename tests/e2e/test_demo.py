@@ -31,6 +31,18 @@ def test_the_demo_leaves_three_verified_artifacts(demo: Demo, quantized: Path) -
     assert not list(demo[1].rglob(".staging"))
 
 
+def test_the_default_recipe_takes_and_keeps_what_the_model_knew(quantized: Path) -> None:
+    figures = read_manifest(Path(str(quantized).removesuffix("-merged-awq-int4"))).metrics
+    for figure in ("identity_name", "identity_author", "identity_later_name", "identity_later_author"):
+        assert figures[figure] >= 0.95, figure
+    assert figures["identity_leaked"] <= 0.01
+    assert figures["identity_hijacked"] <= 0.05
+    assert figures["identity_contrast"] >= figures["identity_contrast_base"] - 0.05
+    for kind in ("retention_perplexity", "retention_text_perplexity"):
+        assert figures[f"{kind}_tuned"] <= 1.05 * figures[f"{kind}_base"], kind
+    assert [figures[f"conversation_turn_{turn}"] for turn in (1, 2, 3)] == [1, 1, 1]
+
+
 def test_an_artifact_says_how_it_was_made(quantized: Path) -> None:
     adapter = read_manifest(Path(str(quantized).removesuffix("-merged-awq-int4")))
     assert adapter.recipe["datasets"] == ["self-cognition", "general-zh", "general-en"]

@@ -22,6 +22,8 @@ from finery_trainer.settings import TrainerSettings
 
 DEADLINE = 400.0
 ROOT = Path(__file__).parents[3]
+QUESTIONS = 12
+"""Of the identity score, asked after each job: enough to have some of every kind."""
 
 
 class Service(Protocol):
@@ -46,6 +48,7 @@ class ServiceProcess:
             "FINERY_TRAINER_LISTEN": "127.0.0.1:0",
             "FINERY_TRAINER_ANNOUNCE": str(self._announcement),
             "FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, (root, *readable))),
+            "FINERY_TRAINER_QUESTIONS_ON_CPU": str(QUESTIONS),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,7 +81,9 @@ class ServiceProcess:
 
 def application(root: Path, readable: list[Path], worker: str = WORKER) -> TrainerApplication:
     """The service in this process."""
-    settings = TrainerSettings(listen="127.0.0.1:0", home=root / "home", allowed_roots=(root, *readable))
+    settings = TrainerSettings(
+        listen="127.0.0.1:0", home=root / "home", allowed_roots=(root, *readable), questions_on_cpu=QUESTIONS
+    )
     return TrainerApplication(settings, worker=worker)
 
 
