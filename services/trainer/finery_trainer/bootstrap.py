@@ -21,6 +21,9 @@ from finery_trainer.settings import TrainerSettings
 
 WORKER = "finery_trainer.worker"
 
+CANCEL_GRACE = 120.0
+"""Seconds: a worker that was told to stop ends its step, saves a checkpoint, and has it checked."""
+
 
 class TrainerApplication:
     """The trainer service, wired and ready to start."""
@@ -33,7 +36,9 @@ class TrainerApplication:
         self._endpoint = state / "endpoint.json"
         store = JobStore(open_sqlite(state / "jobs.db"), "trainingJobs")
         executor = LocalExecutor(worker, state, environment=settings.worker_environment())
-        engine_settings = engine_settings or EngineSettings(max_running_jobs=settings.max_running_jobs)
+        engine_settings = engine_settings or EngineSettings(
+            max_running_jobs=settings.max_running_jobs, cancel_grace=CANCEL_GRACE
+        )
         self._engine = JobEngine(store, executor, TrainingKind(), state, self._endpoint, engine_settings)
         planner = make_planner(settings)
         servicers = [trainer_servicer(self._engine, store, planner), worker_servicer(self._engine)]

@@ -35,6 +35,7 @@ def check_combination(spec: TrainingSpec, machine: Machine) -> None:
     _check_ranks(spec, machine)
     _check_deepspeed(spec, machine)
     _check_fp8(spec, machine)
+    _check_full(spec)
 
 
 def _check_ranks(spec: TrainingSpec, machine: Machine) -> None:
@@ -89,6 +90,14 @@ def _check_fp8(spec: TrainingSpec, machine: Machine) -> None:
         )
     if spec.use_dora:
         raise _refused("base_precision", "DoRA takes the norms of the base's own weights. Leave one of the two out.")
+
+
+def _check_full(spec: TrainingSpec) -> None:
+    for field in ("use_rslora", "use_dora"):
+        if spec.sft_type == "full" and getattr(spec, field):
+            raise _refused(
+                field, f"--{field} is a kind of adapter, and --sft_type full has none. Leave one of the two out."
+            )
 
 
 def _refused(field: str, message: str) -> FineryError:

@@ -45,6 +45,8 @@ def test_what_works_together_is_let_through(given: dict[str, Any], machine: Mach
         ({"base_precision": "fp8", "sft_type": "full"}, GPU, "base_precision", "freezes nothing"),
         ({"base_precision": "fp8", "deepspeed": "default-zero2"}, GPU, "base_precision", "DeepSpeed"),
         ({"base_precision": "fp8", "use_dora": True}, GPU, "base_precision", "DoRA"),
+        ({"sft_type": "full", "use_dora": True}, GPU, "use_dora", "kind of adapter"),
+        ({"sft_type": "full", "use_rslora": True}, GPU, "use_rslora", "kind of adapter"),
     ],
 )
 def test_what_can_not_work_together_is_refused_with_the_reason(

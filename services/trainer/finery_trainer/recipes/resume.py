@@ -7,6 +7,7 @@ are taken apart when a checkpoint is published, and put together when a job goes
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def pack_state(saved: Path, target: Path, *, weights: bool) -> None:
         (directory / _REST).write_text(json.dumps({"seconds": seconds_of(saved), "files": parts}), encoding="utf-8")
         shutil.copyfile(saved / _LOG, directory / _LOG)
         for file in weight_files(saved) if weights else ():
-            shutil.copyfile(file, directory / file.name)
+            os.link(file, directory / file.name)  # saved once, published once, never changed
 
 
 def unpack_state(published: Path, output: Path, check: Callable[[TrainerState], None]) -> None:
@@ -77,7 +78,7 @@ def take_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """JSON that stands for a value of dicts, sequences, numbers and tensors; the tensors go to ``tensors``."""
     match value:
         case Tensor():
-            tensors[name] = value.detach().cpu().contiguous().clone()
+            tensors[name] = value.detach().cpu().contiguous()
             return {"tensor": name}
         case np.ndarray():
             tensors[name] = torch.from_numpy(value.astype(np.int64))

@@ -118,6 +118,8 @@ def train(
     trainer.add_callback(DryRun(trainer, longest, sharded=shards is not None))
     trainer.add_callback(reports)
     trainer.add_callback(CheckpointKeeper(output, spec.save_total_limit, by_loss=by_loss, clock=clock))
+    if spec.early_stopping_patience is not None and not eval_rows:
+        context.log("WARNING: --early_stopping_patience is without effect: there are no rows to evaluate on")
     if earlier:
         context.log(f"going on from step {earlier[-1].step}")
     with noisy_embeddings(model, spec.neftune_noise_alpha), memory_errors(spec, len(longest[0].input_ids)):

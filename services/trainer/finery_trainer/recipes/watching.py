@@ -9,8 +9,6 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from finery_trainer.recipes.curves import draw
-
 LOG, EVENTS, IMAGES = "logging.jsonl", "runs", "images"
 
 
@@ -44,6 +42,8 @@ class RunFiles:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        from finery_trainer.recipes.curves import draw  # matplotlib takes a second to import, for the end alone
+
         self.directory.mkdir(parents=True, exist_ok=True)
         draw(self.entries(), self.directory / IMAGES)
         with (self.directory / LOG).open("a", encoding="utf-8") as file:
