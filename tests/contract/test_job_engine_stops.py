@@ -35,10 +35,10 @@ class SlowEnd(ToyExecutor):
         super().__init__(state)
         self.asked, self.go = threading.Event(), threading.Event()
 
-    def end(self, handle: str) -> str:
+    def end(self, handle: str | None, task_name: str) -> str:
         self.asked.set()
         self.go.wait(PATIENCE)
-        return super().end(handle)
+        return super().end(handle, task_name)
 
 
 async def test_a_job_that_is_being_published_when_the_service_stops_succeeds(tmp_path: Path) -> None:

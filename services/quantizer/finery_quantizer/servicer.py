@@ -52,7 +52,7 @@ class QuantizerServicer(QuantizerServiceServicer):
 
     async def DeleteExportJob(self, request: pb.DeleteExportJobRequest, context: Context) -> pb.DeleteExportJobResponse:
         """Forget a job that has ended."""
-        await asyncio.to_thread(self._store.delete, request.name)
+        await self._engine.delete(request.name)
         return pb.DeleteExportJobResponse()
 
     async def WatchExportJob(

@@ -60,7 +60,7 @@ class TrainerServicer(TrainerServiceServicer):
         self, request: pb.DeleteTrainingJobRequest, context: Context
     ) -> pb.DeleteTrainingJobResponse:
         """Forget a job that has ended."""
-        await asyncio.to_thread(self._store.delete, request.name)
+        await self._engine.delete(request.name)
         return pb.DeleteTrainingJobResponse()
 
     async def WatchTrainingJob(

@@ -127,6 +127,11 @@ class JobEngine:
         self._notify()
         return record
 
+    async def delete(self, name: str) -> None:
+        """Forget a job that has ended, and what its workers printed. Raises JOB_NOT_FOUND or JOB_NOT_FINISHED."""
+        await asyncio.to_thread(self._store.delete, name)
+        await asyncio.to_thread(self._executor.forget, name)
+
     async def report(self, request: ReportRequest) -> ReportResponse:
         """Take a worker's report."""
         arguments = (request.job, request.attempt, request.secret, list(request.updates))
@@ -306,7 +311,7 @@ class JobEngine:
             await self._finish(record, CANCELLED)
             return
         attempt = record.status.attempt
-        how = await asyncio.to_thread(self._executor.end, record.handle) if record.handle else "was not started"
+        how = await self._end(record)
         self._attempts.pop(record.name, None)
         if record.crashes + 1 < self._settings.max_attempts:
             text = f"Attempt {attempt}: the worker {how}. Trying again."
@@ -323,8 +328,7 @@ class JobEngine:
 
     async def _interrupt(self, record: JobRecord) -> None:
         """End a job's worker, and keep the job for the next start, which settles it if its outcome is known."""
-        if record.handle is not None:
-            await asyncio.to_thread(self._executor.end, record.handle)
+        await self._end(record)
         if record.outcome is None:
             record = await self._recover_outcome(record)
         if _decided(record):
@@ -335,6 +339,11 @@ class JobEngine:
         text = "The service was stopped; the job goes on when it is started again."
         await asyncio.to_thread(self._store.requeue, record, text, crashed=False)
 
+    async def _end(self, record: JobRecord) -> str:
+        """Make sure that the worker of the current attempt is gone; how it ended."""
+        name = attempt_name(record.name, record.status.attempt)
+        return await asyncio.to_thread(self._executor.end, record.handle, name)
+
     async def _finish(
         self,
         record: JobRecord,
@@ -344,8 +353,7 @@ class JobEngine:
         output: bytes | None = None,
         metrics: dict[str, float] | None = None,
     ) -> None:
-        if record.handle is not None:
-            await asyncio.to_thread(self._executor.end, record.handle)
+        await self._end(record)
         self._attempts.pop(record.name, None)
         self._troubles.pop(record.name, None)
         # First the staging directory, then the final state: who sees the end sees no leftovers. A crash in between is

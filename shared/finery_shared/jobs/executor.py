@@ -66,11 +66,17 @@ class Executor(Protocol):
     def cancel(self, handle: str, *, kill: bool) -> None:
         """Ask the worker to end, or end it; nothing happens if it is gone."""
 
-    def end(self, handle: str) -> str:
-        """Make sure that the worker is gone, whatever it does; says how it ended, as far as that is known."""
+    def end(self, handle: str | None, task_name: str) -> str:
+        """Make sure that the worker of an attempt is gone, whatever it does, and what it was told, which is secret.
+
+        Says how it ended, as far as that is known.
+        """
 
     def logs(self, task_name: str, lines: int) -> list[str]:
         """The last lines that the worker of an attempt printed."""
+
+    def forget(self, job: str) -> None:
+        """Remove what is left of all attempts of a job that has ended: what they printed."""
 
 
 class LocalExecutor:
@@ -86,7 +92,7 @@ class LocalExecutor:
         """Start the worker in a new session; what it prints goes to a file."""
         name = attempt_name(task.job, task.attempt)
         launcher, variables = launch(self._module, ranks, meeting_place(task.staging))
-        task_file = self._state / "tasks" / f"{name}.json"
+        task_file = self._task(name)
         task.write(task_file)
         log = self._log(name)
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -128,9 +134,13 @@ class LocalExecutor:
         except ProcessLookupError:
             return
 
-    def end(self, handle: str) -> str:
+    def end(self, handle: str | None, task_name: str) -> str:
         """Kill what is left of the worker; its exit status or signal. One that an earlier process started has none."""
-        self.cancel(handle, kill=True)
+        if handle is not None:
+            self.cancel(handle, kill=True)
+        self._task(task_name).unlink(missing_ok=True)
+        if handle is None:
+            return "was not started"
         child = self._children.pop(handle, None)
         status = None if child is None else child.wait()
         if status is None:
@@ -145,12 +155,21 @@ class LocalExecutor:
             return []
         return text.splitlines()[-lines:]
 
+    def forget(self, job: str) -> None:
+        """Remove the logs, and tasks whose end nobody saw."""
+        for path in (self._log(attempt_name(job, "*")), self._task(attempt_name(job, "*"))):
+            for found in path.parent.glob(path.name):
+                found.unlink(missing_ok=True)
+
+    def _task(self, name: str) -> Path:
+        return self._state / "tasks" / f"{name}.json"
+
     def _log(self, name: str) -> Path:
         return self._state / "logs" / f"{name}.log"
 
 
-def attempt_name(job: str, attempt: int) -> str:
-    """File name of an attempt, for instance "trainingJobs-3f2a-1"."""
+def attempt_name(job: str, attempt: int | str) -> str:
+    """File name of an attempt, for instance "trainingJobs-3f2a-1"; with "*" the pattern of all attempts."""
     return f"{job.replace('/', '-')}-{attempt}"
 
 
