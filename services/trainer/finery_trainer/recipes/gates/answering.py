@@ -11,6 +11,9 @@ from transformers import GenerationConfig
 
 from finery_shared.templates import ChatTokenizer, Messages, render_prompt, stop_token_ids
 
+_ON_GPU, _ON_CPU = 64, 16
+"""Prompts of a batch. A CPU is busy with few, and pays for every token that fills them up to the longest one."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -29,13 +32,13 @@ class Chat:
         tokenizer: Any,
         stop_tokens: Sequence[str],
         between: Callable[[], None],
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._stops = stop_token_ids(tokenizer, stop_tokens)
         self._between = between
-        self._batch_size = batch_size
+        self._batch_size = batch_size or (_ON_GPU if model.device.type == "cuda" else _ON_CPU)
 
     def ask(self, conversations: Sequence[Messages], max_new_tokens: int) -> list[Answer]:
         """Greedy answers to conversations that end with a question, in their order."""
