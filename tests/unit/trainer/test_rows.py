@@ -187,6 +187,14 @@ def test_a_crash_leaves_nothing_half_made(directory: Path, cache: RowCache, unev
     assert len(prepared(directory, cache, uneven, "delete").train) == 6
 
 
+@pytest.mark.parametrize("left", [0, 100, 2000])
+def test_a_broken_file_is_made_again(directory: Path, cache: RowCache, uneven: str, tmp_path: Path, left: int) -> None:
+    whole = list(prepared(directory, cache, uneven, "delete").train)
+    (path,) = (tmp_path / "cache").glob("*.arrow")
+    path.write_bytes(path.read_bytes()[:left])
+    assert list(prepared(directory, cache, uneven, "delete").train) == whole
+
+
 def test_the_cache_stays_within_its_bounds(tmp_path: Path) -> None:
     cache = RowCache(tmp_path, most_bytes=250)
     for key in ("a", "b", "a", "c"):

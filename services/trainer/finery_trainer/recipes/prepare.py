@@ -13,7 +13,7 @@ import numpy as np
 from finery_shared.datasets import Selection
 from finery_shared.errors import FineryError, Reason
 from finery_trainer.recipes.row_cache import RowCache, content_key
-from finery_trainer.recipes.row_file import ChosenRows, RowFile, write_rows
+from finery_trainer.recipes.row_file import BrokenRowFile, ChosenRows, RowFile, write_rows
 from finery_trainer.recipes.rows import LeftOut, Why, require_rows
 from finery_trainer.recipes.tokenizing import Tokenizing, processes_for, tokenize
 
@@ -101,7 +101,11 @@ def prepare(
         rows = tokenize(how, selection.rows(), processes_for(len(selection)), tick)
         write_rows(path, rows)
 
-    file = RowFile(cache.get(key, make))
+    try:
+        file = RowFile(cache.get(key, make))
+    except BrokenRowFile:
+        cache.drop(key)
+        file = RowFile(cache.get(key, make))
     prepared = _prepared(selection, file)
     require_rows(len(prepared.train), prepared.longest, prepared.left_out, how.max_length)
     return prepared

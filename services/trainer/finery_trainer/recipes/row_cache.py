@@ -38,6 +38,10 @@ class RowCache:
         self._make_room(path)
         return path
 
+    def drop(self, key: str) -> None:
+        """Forget a file that turned out to be broken."""
+        (self._directory / f"{key}.arrow").unlink(missing_ok=True)
+
     def _make(self, path: Path, make: Callable[[Path], None]) -> None:
         begun = path.with_suffix(".begun")
         try:

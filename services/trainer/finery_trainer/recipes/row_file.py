@@ -51,11 +51,18 @@ class _Batch:
     learned: np.ndarray
 
 
+class BrokenRowFile(Exception):
+    """A file that is not whole: the disk lost a part of it."""
+
+
 class RowFile:
-    """The rows of a file, by their numbers."""
+    """The rows of a file, by their numbers. Raises BrokenRowFile."""
 
     def __init__(self, path: Path) -> None:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise BrokenRowFile(str(path)) from error
         self._table = table.select(["why", "length", "problem"])
         self.used: np.ndarray = compute.equal(table["why"], "").to_numpy()
         """Of each row, whether it is used."""
