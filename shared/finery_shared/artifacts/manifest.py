@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from finery_shared.errors import FineryError, Reason
 
 MANIFEST = "manifest.json"
+READ_AT_ONCE = 16 * 2**20
+"""Bytes up to which a file is read while a caller waits."""
+
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
@@ -65,13 +68,16 @@ def hash_files(directory: Path) -> dict[str, FileEntry]:
 
     Raises DATA_LOSS for a file that could run code when it is loaded: safetensors alone are published.
     """
-    entries = {}
+    return {name: FileEntry(size=path.stat().st_size, sha256=_sha256(path)) for name, path in _files(directory).items()}
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    found = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST):
-        name = path.relative_to(directory).as_posix()
         if path.suffix in _PICKLES or path.is_symlink():
             raise FineryError(Reason.DATA_LOSS, f"{path} is a pickle or a link; artifacts hold safetensors only.")
-        entries[name] = FileEntry(size=path.stat().st_size, sha256=_sha256(path))
-    return entries
+        found[path.relative_to(directory).as_posix()] = path
+    return found
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -105,21 +111,36 @@ def verify(directory: Path) -> Manifest:
 
     Raises FILE_MISSING, MANIFEST_MISSING, or DATA_LOSS naming the file.
     """
+    return _checked(directory, None)
+
+
+def look_over(directory: Path) -> Manifest:
+    """As `verify`, but fast: of files of more than `READ_AT_ONCE` bytes only the size is compared."""
+    return _checked(directory, READ_AT_ONCE)
+
+
+def _checked(directory: Path, longest: int | None) -> Manifest:
     manifest = read_manifest(directory)
-    found = hash_files(directory)
+    found = _files(directory)
     for name in sorted(manifest.files.keys() | found.keys()):
         if name not in found:
             problem = "is listed in the manifest and missing"
         elif name not in manifest.files:
             problem = "is not listed in the manifest"
-        elif found[name] != manifest.files[name]:
-            problem = "does not have the checksum that the manifest lists"
+        elif not _agrees(found[name], manifest.files[name], longest):
+            problem = "does not have the size and checksum that the manifest lists"
         else:
             continue
         path = directory / name
         message = f"{path} {problem}. Restore it from a copy, or make the artifact again."
         raise FineryError(Reason.DATA_LOSS, message, file=str(path))
     return manifest
+
+
+def _agrees(path: Path, listed: FileEntry, longest: int | None) -> bool:
+    size = path.stat().st_size
+    unread = longest is not None and size > longest
+    return size == listed.size and (unread or _sha256(path) == listed.sha256)
 
 
 def manifest_digest(directory: Path) -> str:

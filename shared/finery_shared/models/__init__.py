@@ -5,7 +5,15 @@ from finery_shared.models.derive import from_path
 from finery_shared.models.directory import is_complete
 from finery_shared.models.hubs import HuggingFaceHub, ModelHub, ModelScopeHub, hubs_from
 from finery_shared.models.registry import all_specs, find, get, near_matches
-from finery_shared.models.resolve import CheckPath, ResolvedModel, check_readable, resolve, store_path
+from finery_shared.models.resolve import (
+    CheckPath,
+    FoundModel,
+    ResolvedModel,
+    check_readable,
+    find_model,
+    resolve,
+    store_path,
+)
 from finery_shared.models.shape import GROUP_SIZES, ModelShape, group_size_for
 from finery_shared.models.spec import ModelSpec, Recipe, TargetModules
 
@@ -14,6 +22,7 @@ __all__ = [
     "GROUP_SIZES",
     "Architecture",
     "CheckPath",
+    "FoundModel",
     "HuggingFaceHub",
     "ModelHub",
     "ModelScopeHub",
@@ -25,6 +34,7 @@ __all__ = [
     "all_specs",
     "check_readable",
     "find",
+    "find_model",
     "from_path",
     "get",
     "group_size_for",

@@ -25,6 +25,30 @@ class ResolvedModel:
     spec: ModelSpec
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that was named, before anything was fetched.
+
+    ``path`` is None if it is not on this machine; ``offers`` are then the hubs that may have it, each with its id
+    there. ``spec`` is what its directory says, else what the registry does, else None.
+    """
+
+    model_type: str
+    path: Path | None
+    spec: ModelSpec | None
+    offers: tuple[tuple[ModelHub, str], ...] = ()
+
+    def fetched(self) -> ResolvedModel:
+        """The model on this machine; asks the hubs in their order if need be, and may take as long as they do.
+
+        Raises MODEL_UNREACHABLE and what `from_path` raises.
+        """
+        if self.path is not None and self.spec is not None:
+            return ResolvedModel(self.path, self.spec)
+        path = _download(self.model_type, self.offers)
+        return ResolvedModel(path, from_path(path, self.model_type))
+
+
 def resolve(
     model_type: str | None = None,
     model_id_or_path: str | None = None,
@@ -35,9 +59,24 @@ def resolve(
 ) -> ResolvedModel:
     """Find a model: local path, then the store, then the hubs' caches, then the hubs in their order.
 
+    Raises what `find_model` raises, and what `FoundModel.fetched` does.
+    """
+    return find_model(model_type, model_id_or_path, store=store, hubs=hubs, check_path=check_path).fetched()
+
+
+def find_model(
+    model_type: str | None = None,
+    model_id_or_path: str | None = None,
+    *,
+    store: Path,
+    hubs: Sequence[ModelHub] = (),
+    check_path: CheckPath,
+) -> FoundModel:
+    """Look for a model on this machine, without asking a hub: local path, then the store, then the hubs' caches.
+
     ``model_id_or_path`` is an absolute directory, a hub id or a model type, and alone is enough. Raises
     INVALID_ARGUMENT (neither given, a relative path, a path as model type), PATH_NOT_ALLOWED, MODEL_NOT_FOUND (with
-    near matches), FILE_MISSING (no such directory), MODEL_UNREACHABLE (no hub gave it), and what `from_path` raises.
+    near matches), FILE_MISSING (no such directory), MODEL_UNREACHABLE (no hub to ask), and what `from_path` raises.
     """
     if not model_type and not model_id_or_path:
         raise invalid("model_type", "say which model: --model_type NAME or --model_id_or_path DIR_OR_ID.")
@@ -46,17 +85,39 @@ def resolve(
     if model_id_or_path and _is_path(model_id_or_path):
         path = Path(model_id_or_path)
         check_readable(path, "model_id_or_path", store=store, hubs=hubs, check_path=check_path)
-        return ResolvedModel(path, from_path(path, model_type or None))
+        return _local(path, model_type or None)
     wanted = model_id_or_path or model_type or ""
     spec = registry.find(wanted)
     if spec is not None:
-        return _find_registered(spec, store, hubs)
-    return _find_other(wanted, model_type or wanted.rpartition("/")[2], store, hubs)
+        offers = tuple((hub, repo_id) for hub in hubs if (repo_id := hub.id_of(spec)) is not None)
+        return _stored_or_offered(store_path(store, spec.model_type), spec.model_type, offers)
+    name = model_type or wanted.rpartition("/")[2]
+    if "/" not in wanted and not is_complete(store_path(store, wanted)):
+        raise registry.not_found(wanted)
+    return _stored_or_offered(store_path(store, wanted), name, tuple((hub, wanted) for hub in hubs))
 
 
 def store_path(store: Path, model_type: str) -> Path:
     """Where a model type lies in the local model store; an importer writes there."""
     return store / model_type
+
+
+def _stored_or_offered(stored: Path, model_type: str, offers: tuple[tuple[ModelHub, str], ...]) -> FoundModel:
+    """A model in the store, else the first whole copy in a hub's cache, else what the hubs offer."""
+    if is_complete(stored):
+        return _local(stored.absolute(), model_type)
+    for hub, repo_id in offers:
+        if (cached := hub.cached(repo_id)) is not None:
+            return _local(cached.absolute(), model_type)
+    if not offers:
+        raise _unreachable(model_type, "no hub is configured")
+    spec = registry.find(model_type)
+    return FoundModel(spec.model_type if spec else model_type, None, spec, offers)
+
+
+def _local(path: Path, model_type: str | None) -> FoundModel:
+    spec = from_path(path, model_type)
+    return FoundModel(spec.model_type, path, spec)
 
 
 def check_readable(path: Path, field: str, *, store: Path, hubs: Sequence[ModelHub], check_path: CheckPath) -> None:
@@ -76,41 +137,23 @@ def _is_path(text: str) -> bool:
     return text.startswith(("/", "~")) or text.count("/") > 1 or any(part in (".", "..") for part in text.split("/"))
 
 
-def _find_registered(spec: ModelSpec, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:
-    stored = store_path(store, spec.model_type)
-    ids = [(hub, repo_id) for hub in hubs if (repo_id := hub.id_of(spec)) is not None]
-    path = stored if is_complete(stored) else _from_hubs(spec.model_type, ids)
-    return ResolvedModel(path.absolute(), from_path(path, spec.model_type))
-
-
-def _find_other(wanted: str, model_type: str, store: Path, hubs: Sequence[ModelHub]) -> ResolvedModel:
-    """A model that is not registered: imported into the store under its name, or a hub's by its id."""
-    stored = store_path(store, wanted)
-    if is_complete(stored):
-        path = stored.absolute()
-    elif "/" in wanted:
-        path = _from_hubs(wanted, [(hub, wanted) for hub in hubs])
-    else:
-        raise registry.not_found(wanted)
-    return ResolvedModel(path, from_path(path, model_type))
-
-
-def _from_hubs(wanted: str, ids: Sequence[tuple[ModelHub, str]]) -> Path:
-    """The first whole copy in a cache, else the first that a hub gives."""
-    for hub, repo_id in ids:
-        if (cached := hub.cached(repo_id)) is not None:
-            return cached
+def _download(wanted: str, offers: Sequence[tuple[ModelHub, str]]) -> Path:
+    """The first copy that a hub gives."""
     refusals: list[FineryError] = []
-    for hub, repo_id in ids:
+    for hub, repo_id in offers:
         try:
-            return hub.download(repo_id)
+            return hub.download(repo_id).absolute()
         except FineryError as error:
             refusals.append(error)
-    causes = "; ".join(error.metadata.get("cause", error.message) for error in refusals) or "no hub is configured"
-    raise FineryError(
+    causes = "; ".join(error.metadata.get("cause", error.message) for error in refusals)
+    raise _unreachable(wanted, causes, "; ".join(error.detail for error in refusals))
+
+
+def _unreachable(wanted: str, causes: str, detail: str = "") -> FineryError:
+    return FineryError(
         Reason.MODEL_UNREACHABLE,
         f"{wanted} is not on this machine, and no hub gave it: {causes}. "
         "If you have its files, pass their directory: --model_id_or_path DIR.",
-        detail="; ".join(error.detail for error in refusals),
+        detail=detail,
         model=wanted,
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -83,26 +84,10 @@ async def test_nothing_is_left_of_a_shut_down_engine() -> None:
     assert not alive
 
 
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        ({"max_num_seq": 4}, "max_num_seqs"),
-        ({"trust_remote_code": True}, "trust_remote_code"),
-        ({"reasoning_parser_plugin": "/tmp/code.py"}, "reasoning_parser_plugin"),
-        ({"distributed_executor_backend": "some.module.Class"}, "distributed_executor_backend"),
-        ({"dtype": "float16"}, "dtype"),
-    ],
-)
-async def test_engine_arguments_are_refused_by_name(factory: VllmFactory, extra: dict[str, object], words: str) -> None:
-    with pytest.raises(FineryError, match=words) as refusal:
-        await factory.check(EngineConfig(Path("/nowhere"), extra=extra))  # type: ignore[arg-type]
-    assert refusal.value.metadata == {"field": "engine_args"}
-
-
 async def test_what_may_be_tuned_is_vllms(factory: VllmFactory) -> None:
-    from finery_inference.engines.vllm.arguments import NAMES
+    from vllm.engine.arg_utils import AsyncEngineArgs
 
-    assert not TUNING - NAMES
+    assert not TUNING - {field.name for field in dataclasses.fields(AsyncEngineArgs)}
 
 
 async def test_what_vllm_refuses_is_told(factory: VllmFactory, smollm2: Path) -> None:

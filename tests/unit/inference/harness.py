@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from finery_shared.errors import FineryError
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.log import logger
+from finery_shared.models import ModelHub
 from finery_shared.rpc import RpcServer, Servicer, from_rpc_error, open_channel
 
 CHATML = "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
@@ -47,7 +48,11 @@ def write_model(path: Path, **generation: Any) -> Path:
 
 def write_artifact(path: Path, kind: Kind = Kind.MODEL) -> Path:
     """A model directory with a manifest."""
-    write_model(path)
+    return add_manifest(write_model(path), kind)
+
+
+def add_manifest(path: Path, kind: Kind = Kind.MODEL) -> Path:
+    """Describe what lies there."""
     values: dict[str, Any] = {
         "model_type": "toy-chat",
         "base_model": "toy",
@@ -67,13 +72,14 @@ class Harness:
         pace: FakePace | None = None,
         policy: RestartPolicy | None = None,
         store: Callable[[Engine], DeploymentStore] = DeploymentStore,
+        hubs: Sequence[ModelHub] = (),
     ) -> None:
         self.home = home
         self.factory = FakeEngineFactory(pace or FakePace(tokens_per_second=2000))
         settings = Settings(listen="127.0.0.1:0", home=home, drain_seconds=5)
         log = logger("test")
         self.store = store(open_sqlite(settings.state / "deployments.db"))
-        sources = SourceResolver(home / "models", (), settings.check_path)
+        sources = SourceResolver(home / "models", hubs, settings.check_path)
         policy = policy or RestartPolicy(first=0.05, attempts=3)
         manager = DeploymentManager(self.store, sources, {"vllm": self.factory}, policy, log)
         self.generator = Generator(manager.model)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import threading
 import uuid
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from finery.inference.v1 import deployments_pb2 as d
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.engines.fake import FakePace
 from finery_shared.artifacts import Kind
+from finery_shared.artifacts.manifest import READ_AT_ONCE
 from finery_shared.errors import FineryError, Reason
-from tests.unit.inference.harness import Harness, eventually, refusal, write_artifact, write_model
+from finery_shared.models import ModelSpec
+from tests.unit.inference.harness import Harness, add_manifest, eventually, refusal, write_artifact, write_model
 
 
 async def test_a_deployment_loads_and_tells_of_it(harness: Harness, model_dir: Path) -> None:
@@ -97,11 +100,12 @@ async def test_delete_ends_running_requests(harness: Harness, model_dir: Path) -
     assert not harness.store.all()
 
 
-async def test_an_artifact_is_verified(harness: Harness) -> None:
+async def test_an_artifact_is_looked_over_at_once(harness: Harness) -> None:
     path = write_artifact(harness.home / "checkpoint-9-merged")
     made = await harness.create(ckpt_dir=str(path))
     assert made.model_id == "toy-chat"
     await harness.deployments.DeleteDeployment(d.DeleteDeploymentRequest(name=made.name))
+    (path / "model.safetensors").write_bytes(b"weigh")
     (path / "model.safetensors").write_bytes(b"weightz")
     error = await refusal(harness.create(ckpt_dir=str(path)))
     assert error.reason is Reason.DATA_LOSS
@@ -111,6 +115,67 @@ async def test_an_artifact_is_verified(harness: Harness) -> None:
     assert error.reason is Reason.MANIFEST_MISSING
     assert "--model_id_or_path" in error.message
     assert not harness.store.all()
+
+
+async def test_weights_are_verified_while_they_are_loaded_and_not_before(harness: Harness) -> None:
+    path = write_model(harness.home / "checkpoint-9-merged")
+    weights = path / "model.safetensors"
+    weights.write_bytes(bytes(READ_AT_ONCE + 1))
+    add_manifest(path)
+    assert (await harness.create(ckpt_dir=str(path), served_model_name="whole")).error.reason == ""
+    await harness.until("whole", d.DEPLOYMENT_STATE_READY)
+    weights.write_bytes(bytes(READ_AT_ONCE) + b"x")
+    made = await harness.create(ckpt_dir=str(path), served_model_name="damaged")
+    assert made.state == d.DEPLOYMENT_STATE_LOADING
+    failed = await harness.until("damaged", d.DEPLOYMENT_STATE_FAILED)
+    assert failed.error.reason == "DATA_LOSS"
+    assert str(weights) in failed.error.message
+
+
+class SlowHub:
+    """A hub that gives a model when it is told to."""
+
+    name = "Slow"
+
+    def __init__(self, model: Path) -> None:
+        self._model = model
+        self.asked, self.give = threading.Event(), threading.Event()
+
+    def id_of(self, spec: ModelSpec) -> str | None:
+        return None
+
+    def cached(self, repo_id: str) -> Path | None:
+        return None
+
+    def holds(self, path: Path) -> bool:
+        return False
+
+    def download(self, repo_id: str) -> Path:
+        self.asked.set()
+        if not self.give.wait(30) or repo_id != "owner/toy":
+            raise FineryError(Reason.MODEL_UNREACHABLE, "no", cause="Slow: it has none")
+        return self._model
+
+
+async def test_a_model_is_fetched_while_it_is_loaded_and_others_load_meanwhile(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "toy-chat")
+    hub = SlowHub(path)
+    harness = Harness(tmp_path, hubs=[hub])
+    await harness.start()
+    slow = await harness.create(model={"model_id_or_path": "owner/toy"})
+    assert (slow.model_id, slow.state) == ("toy", d.DEPLOYMENT_STATE_LOADING)
+    left = await harness.create(model={"model_id_or_path": "owner/other"})
+    assert await asyncio.to_thread(hub.asked.wait, 5)
+    await harness.deploy(path, "local")
+    await harness.deployments.DeleteDeployment(d.DeleteDeploymentRequest(name=left.name))
+    hub.give.set()
+    await harness.until("toy", d.DEPLOYMENT_STATE_READY)
+    none = await harness.create(model={"model_id_or_path": "owner/none"})
+    failed = await harness.until("none", d.DEPLOYMENT_STATE_FAILED)
+    assert failed.name == none.name
+    assert failed.error.reason == "MODEL_UNREACHABLE"
+    assert "Slow: it has none" in failed.error.message
+    await harness.stop()
 
 
 @pytest.mark.parametrize("by_manifest", [True, False])

@@ -71,5 +71,5 @@ async def test_a_hung_engine_lives_and_says_nothing() -> None:
 
 async def test_engine_arguments_are_refused_by_name() -> None:
     with pytest.raises(FineryError, match="max_num_seqs") as refusal:
-        await FakeEngineFactory().check(EngineConfig(Path("/nowhere"), extra={"max_num_seqs": 4}))
+        FakeEngineFactory().check({"max_num_seqs": 4})
     assert refusal.value.reason is Reason.INVALID_ARGUMENT

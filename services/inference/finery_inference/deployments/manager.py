@@ -13,6 +13,7 @@ from finery_inference.deployments.source import Source, SourceResolver
 from finery_inference.deployments.store import DeploymentStore
 from finery_inference.deployments.whole import Whole
 from finery_inference.engines.protocol import EngineConfig, EngineFactory
+from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.generation.loaded import LoadedModel, front
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.log import Logger
@@ -35,7 +36,6 @@ class DeploymentManager:
         self._policy = policy
         self._log = log
         self._runners: dict[str, Runner] = {}
-        self._checked: dict[str, Source] = {}
         self._board = Board(self._deployments)
         # Engines measure the memory that is free when they start, so one starts at a time.
         self._loading = asyncio.Lock()
@@ -55,9 +55,10 @@ class DeploymentManager:
             self._run(record)
 
     async def create(self, spec: DeploymentSpec, request_id: str = "") -> Deployment:
-        """Check, store and begin to load a deployment.
+        """Check, store and begin to load a deployment; what takes long, as reading weights, is part of the loading.
 
-        Raises MODEL_TAKEN, REQUEST_ID_REUSED, INVALID_ARGUMENT for engine arguments, and what the source raises.
+        Raises MODEL_TAKEN, REQUEST_ID_REUSED, INVALID_ARGUMENT for engine arguments, and what `SourceResolver.look`
+        raises.
         """
         if self.draining:
             raise draining()
@@ -67,11 +68,9 @@ class DeploymentManager:
                 return self._runner(repeated.name).deployment
             if spec.served_model_name:
                 await asyncio.to_thread(self._store.check_free, spec.served_model_name)
-            factory = self._factory(spec)
-            source = await asyncio.to_thread(self._sources.resolve, spec)
-            await factory.check(_config(spec, source))
-            model_id = spec.served_model_name or source.model_type
-            return await self._whole.run(self._place(spec, model_id, source, request_id))
+            self._factory(spec).check(spec.engine_args)
+            model_type = await asyncio.to_thread(self._sources.look, spec)
+            return await self._whole.run(self._place(spec, model_type, request_id))
 
     def get(self, name: str) -> Deployment:
         """One deployment; raises DEPLOYMENT_NOT_FOUND."""
@@ -121,9 +120,10 @@ class DeploymentManager:
             await factory.close()
         await asyncio.to_thread(self._store.close)
 
-    async def _place(self, spec: DeploymentSpec, model_id: str, source: Source, request_id: str) -> Deployment:
-        record = await asyncio.to_thread(self._store.create, spec, model_id, source.model_type, request_id)
-        return self._run(record, source).deployment
+    async def _place(self, spec: DeploymentSpec, model_type: str, request_id: str) -> Deployment:
+        model_id = spec.served_model_name or model_type
+        record = await asyncio.to_thread(self._store.create, spec, model_id, model_type, request_id)
+        return self._run(record).deployment
 
     async def _remove(self, runner: Runner) -> None:
         name = runner.record.name
@@ -132,12 +132,9 @@ class DeploymentManager:
             await runner.stop()
         finally:
             self._runners.pop(name, None)
-            self._checked.pop(name, None)
             self._board.changed()
 
-    def _run(self, record: DeploymentRecord, checked: Source | None = None) -> Runner:
-        if checked is not None:
-            self._checked[record.name] = checked
+    def _run(self, record: DeploymentRecord) -> Runner:
         runner = Runner(record, self._load, self._board.changed, self._policy, self._log)
         self._runners[record.name] = runner
         runner.start()
@@ -145,11 +142,9 @@ class DeploymentManager:
         return runner
 
     async def _load(self, record: DeploymentRecord) -> LoadedModel:
+        # A download can't be interrupted; nobody waits for its end when the deployment is deleted or the process ends.
+        source = await in_daemon_thread(lambda: self._sources.resolve(record.spec), f"resolve {record.name}")
         async with self._loading:
-            # What `create` has just checked need not be read again; what was stored long ago must be.
-            source = self._checked.pop(record.name, None)
-            if source is None:
-                source = await asyncio.to_thread(self._sources.resolve, record.spec)
             engine = await self._factory(record.spec).start(_config(record.spec, source))
             try:
                 return await asyncio.to_thread(front, engine, source.path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finery_inference.deployments.model import DeploymentSpec
-from finery_shared.artifacts import Kind, read_manifest, verify
+from finery_shared.artifacts import Kind, Manifest, look_over, read_manifest, verify
 from finery_shared.errors import FineryError, Reason, invalid
-from finery_shared.models import CheckPath, ModelHub, ModelSpec, from_path, resolve
+from finery_shared.models import CheckPath, FoundModel, ModelHub, ModelSpec, find_model, from_path
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,6 @@ class Source:
 
     path: Path
     model_type: str
-    spec: ModelSpec
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,36 @@ class SourceResolver:
     hubs: Sequence[ModelHub]
     check_path: CheckPath
 
-    def resolve(self, spec: DeploymentSpec) -> Source:
-        """The model of a spec.
+    def look(self, spec: DeploymentSpec) -> str:
+        """The model type of what a spec names: all that can be told while a caller waits.
 
-        Raises what `finery_shared.models.resolve` and `finery_shared.artifacts.verify` raise, MODEL_INVALID for an
-        adapter, INVALID_ARGUMENT for a length beyond the model's.
+        No weights are read, and no hub is asked. Raises what `finery_shared.models.find_model` and
+        `finery_shared.artifacts.look_over` raise, MODEL_INVALID for an adapter, INVALID_ARGUMENT for a length beyond
+        the model's.
         """
-        source = self._artifact(spec.ckpt_dir) if spec.ckpt_dir else self._model(spec)
-        longest = source.spec.max_model_len
-        if spec.max_model_len is not None and spec.max_model_len > longest:
-            raise invalid("max_model_len", f"{spec.max_model_len} is beyond the model's {longest}; set at most that.")
-        return source
+        if spec.ckpt_dir:
+            path, manifest = self._artifact(spec.ckpt_dir, look_over)
+            _check_length(spec, from_path(path, manifest.model_type))
+            return manifest.model_type
+        found = self._model(spec)
+        if found.spec is not None:
+            _check_length(spec, found.spec)
+        return found.model_type
 
-    def _artifact(self, ckpt_dir: str) -> Source:
+    def resolve(self, spec: DeploymentSpec) -> Source:
+        """The model of a spec, fetched from a hub if need be, verified if it has a manifest: may take minutes.
+
+        Raises what `look`, `finery_shared.artifacts.verify` and `finery_shared.models.FoundModel.fetched` raise.
+        """
+        if spec.ckpt_dir:
+            path, manifest = self._artifact(spec.ckpt_dir, verify)
+            _check_length(spec, from_path(path, manifest.model_type))
+            return Source(path, manifest.model_type)
+        fetched = self._model(spec).fetched()
+        _check_length(spec, fetched.spec)
+        return Source(fetched.path, fetched.spec.model_type)
+
+    def _artifact(self, ckpt_dir: str, read: Callable[[Path], Manifest]) -> tuple[Path, Manifest]:
         path = self.check_path(ckpt_dir, "ckpt_dir")
         if (path / "adapter_config.json").is_file() or read_manifest(path).kind is Kind.ADAPTER:
             raise FineryError(
@@ -50,15 +66,19 @@ class SourceResolver:
                 f"--merge_lora true, then deploy {path}-merged.",
                 path=str(path),
             )
-        manifest = verify(path)
-        return Source(path, manifest.model_type, from_path(path, manifest.model_type))
+        return path, read(path)
 
-    def _model(self, spec: DeploymentSpec) -> Source:
-        found = resolve(
+    def _model(self, spec: DeploymentSpec) -> FoundModel:
+        return find_model(
             spec.model_type or None,
             spec.model_id_or_path or None,
             store=self.store,
             hubs=self.hubs,
             check_path=self.check_path,
         )
-        return Source(found.path, found.spec.model_type, found.spec)
+
+
+def _check_length(spec: DeploymentSpec, model: ModelSpec) -> None:
+    longest = model.max_model_len
+    if spec.max_model_len is not None and spec.max_model_len > longest:
+        raise invalid("max_model_len", f"{spec.max_model_len} is beyond the model's {longest}; set at most that.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+
+from pydantic import JsonValue
 
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.fake_tokenizer import END_OF_TURN, FakeTokenizer
@@ -123,9 +125,9 @@ class FakeEngineFactory:
     async def prepare(self) -> None:
         """Nothing is needed."""
 
-    async def check(self, config: EngineConfig) -> None:
+    def check(self, arguments: Mapping[str, JsonValue]) -> None:
         """Refuse every engine argument: there are none."""
-        for name in config.extra:
+        for name in arguments:
             raise invalid("engine_args", f"the fake engine has no argument {name!r}; leave it out.")
 
     async def start(self, config: EngineConfig) -> FakeEngine:

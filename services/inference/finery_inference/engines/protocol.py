@@ -122,8 +122,8 @@ class EngineFactory(Protocol):
     async def prepare(self) -> None:
         """Begin what every start needs, in the background."""
 
-    async def check(self, config: EngineConfig) -> None:
-        """Refuse what no engine of this kind understands, by INVALID_ARGUMENT naming it; loads nothing."""
+    def check(self, arguments: Mapping[str, JsonValue]) -> None:
+        """Refuse further arguments that no engine of this kind may get, by INVALID_ARGUMENT naming them."""
 
     async def start(self, config: EngineConfig) -> InferenceEngine:
         """Load a model. When the call is cancelled, what it began is undone.

@@ -9,12 +9,14 @@ from finery_shared.artifacts import (
     Manifest,
     disk_errors,
     hash_files,
+    look_over,
     manifest_digest,
     publish,
     read_manifest,
     verify,
     write_manifest,
 )
+from finery_shared.artifacts.manifest import READ_AT_ONCE
 from finery_shared.errors import FineryError, Reason
 
 
@@ -63,10 +65,20 @@ def add(path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, damage: object, name: str) -> None:
     directory = make(tmp_path / "a")
     damage(directory / "model.safetensors")  # type: ignore[operator]
-    with pytest.raises(FineryError) as caught:
-        verify(directory)
-    assert caught.value.reason is Reason.DATA_LOSS
-    assert caught.value.metadata["file"] == str(directory / f"{name}.safetensors")
+    for check in (verify, look_over):
+        with pytest.raises(FineryError) as caught:
+            check(directory)
+        assert caught.value.reason is Reason.DATA_LOSS
+        assert caught.value.metadata["file"] == str(directory / f"{name}.safetensors")
+
+
+def test_large_files_are_not_read_while_a_caller_waits(tmp_path: Path) -> None:
+    directory = make(tmp_path / "a", "x" * (READ_AT_ONCE + 1))
+    (directory / "model.safetensors").write_text("y" * (READ_AT_ONCE + 1))
+    assert look_over(directory).model_type == "m"
+    assert reason(verify, directory) is Reason.DATA_LOSS
+    (directory / "model.safetensors").write_text("y" * READ_AT_ONCE)
+    assert reason(look_over, directory) is Reason.DATA_LOSS
 
 
 def test_missing_directory_manifest_and_a_damaged_manifest(tmp_path: Path) -> None:

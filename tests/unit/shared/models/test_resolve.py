@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from finery_shared.errors import FineryError, Reason
-from finery_shared.models import CheckPath, ModelSpec, check_readable, hubs_from
+from finery_shared.models import CheckPath, ModelSpec, check_readable, find_model, hubs_from
 
-from .conftest import ModelWriter, resolve
+from .conftest import ModelWriter, anywhere, resolve
 
 
 @dataclass
@@ -141,6 +141,19 @@ def test_any_cache_comes_before_any_hub(write_model: ModelWriter, tmp_path: Path
     second = FakeHub(cache={QWEN: write_model("cache")})
     assert resolve("qwen1half-0_5b-chat", store=tmp_path, hubs=[first, second]).path == tmp_path / "cache"
     assert first.asked == []
+
+
+def test_a_model_is_looked_for_without_asking_a_hub(write_model: ModelWriter, tmp_path: Path) -> None:
+    hub = FakeHub(shelves={QWEN: write_model("shelf"), "someone/Their-Chat": write_model("other")})
+    places = {"store": tmp_path / "store", "hubs": [hub], "check_path": anywhere}
+    found = find_model(None, QWEN, **places)  # type: ignore[arg-type]
+    assert (found.model_type, found.path) == ("qwen1half-0_5b-chat", None)
+    assert found.spec is not None
+    other = find_model("mine", "someone/Their-Chat", **places)  # type: ignore[arg-type]
+    assert (other.model_type, other.path, other.spec) == ("mine", None, None)
+    assert hub.asked == []
+    assert (found.fetched().path, other.fetched().path) == (tmp_path / "shelf", tmp_path / "other")
+    assert hub.asked == [QWEN, "someone/Their-Chat"]
 
 
 def test_second_hub_when_the_first_is_down(write_model: ModelWriter, tmp_path: Path) -> None:

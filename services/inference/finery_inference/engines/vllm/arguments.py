@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
-
-from vllm.engine.arg_utils import AsyncEngineArgs
 
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.kv_cache import kv_cache_bytes, machine_memory
-from finery_inference.engines.vllm.tuning import check_tuning
 from finery_shared.errors import FineryError, Reason
-
-NAMES = frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
-
-
-def check_names(config: EngineConfig) -> None:
-    """Refuse engine arguments: INVALID_ARGUMENT."""
-    check_tuning(config.extra, NAMES)
 
 
 def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]:

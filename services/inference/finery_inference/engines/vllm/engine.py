@@ -25,7 +25,7 @@ from finery_inference.engines.protocol import (
     Tokenizer,
 )
 from finery_inference.engines.threads import in_daemon_thread
-from finery_inference.engines.vllm.arguments import check_names, engine_arguments, start_error
+from finery_inference.engines.vllm.arguments import engine_arguments, start_error
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.last_words import LastWords
 from finery_inference.engines.vllm.stats import StatsRecorder
@@ -100,10 +100,6 @@ class VllmStarter:
     def __init__(self, hardware: Hardware) -> None:
         self._hardware = hardware
         self._last_words = LastWords.from_env()
-
-    def check(self, config: EngineConfig) -> None:
-        """Refuse engine arguments by name."""
-        check_names(config)
 
     async def start(self, config: EngineConfig) -> VllmEngine:
         """Load a model. A start that is cancelled goes on in its thread and is undone there."""

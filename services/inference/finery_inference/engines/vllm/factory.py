@@ -6,12 +6,16 @@ import asyncio
 import importlib
 import multiprocessing
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import JsonValue
 
 from finery_inference.engines.protocol import EngineConfig, InferenceEngine
 from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.engines.vllm.hardware import Hardware
+from finery_inference.engines.vllm.tuning import check_tuning
 
 if TYPE_CHECKING:
     from finery_inference.engines.vllm.engine import VllmStarter
@@ -31,10 +35,9 @@ class VllmFactory:
         if self._starter is None:
             self._starter = in_daemon_thread(self._import, "import vllm")
 
-    async def check(self, config: EngineConfig) -> None:
-        """Refuse engine arguments that vLLM does not have, and those that belong to Finery."""
-        if config.extra:
-            (await self._loaded()).check(config)
+    def check(self, arguments: Mapping[str, JsonValue]) -> None:
+        """Refuse engine arguments that are not for tuning; needs no import of vLLM, which takes long."""
+        check_tuning(arguments)
 
     async def start(self, config: EngineConfig) -> InferenceEngine:
         """Load a model."""
