@@ -154,7 +154,12 @@ def clock(duration: Duration) -> str:
 
 def _losses(values: Mapping[str, float]) -> str:
     names = [name for name in ("loss", "train_loss", "eval_loss") if name in values]
-    return "  ".join(f"{name.removeprefix('train_')} {values[name]:.4f}" for name in names)
+    words = [f"{name.removeprefix('train_')} {values[name]:.4f}" for name in names]
+    if words and "tokens_per_second" in values:
+        words.append(f"{values['tokens_per_second']:,.0f} tok/s")
+    if words and "memory_gib" in values:
+        words.append(f"{values['memory_gib']:.1f} GiB")
+    return "  ".join(words)
 
 
 def _numbers(values: Mapping[str, float]) -> str:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from finery.artifacts.v1.artifacts_pb2 import ArtifactKind, ModelSource
 from finery.jobs.v1.jobs_pb2 import JobState
@@ -39,6 +40,12 @@ def qwen(path: Path) -> ModelSource:
 
 def directory(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
+
+
+def types(file: Path) -> dict[str, str]:
+    """Type of every tensor in a safetensors file."""
+    with safe_open(file, framework="numpy") as opened:
+        return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - not a mapping
 
 
 async def test_smollm2_is_trained_checked_and_published(trainer: Trainer, smollm2: Path, tmp_path: Path) -> None:
@@ -137,4 +144,5 @@ async def test_all_parameters_are_trained_into_a_model(trainer: Trainer, tiny_qw
     assert verify(model).recipe["sft_type"] == "full"
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (model / file).read_bytes() == (tiny_qwen / file).read_bytes()
-    assert (model / "model.safetensors").stat().st_size == (tiny_qwen / "model.safetensors").stat().st_size
+    assert types(model / "model.safetensors") == types(tiny_qwen / "model.safetensors")
+    assert set(types(model / "resume" / "model.safetensors").values()) == {"F32"}

@@ -52,6 +52,15 @@ def test_on_a_terminal_there_is_a_bar():
     assert "trainingJobs/1: succeeded" in shown
 
 
+def test_speed_and_memory_stand_beside_the_loss(capsys: pytest.CaptureFixture[str]):
+    view = JobView(Screen(), "trainingJobs/1")
+    figures = {"loss": 1.25, "tokens_per_second": 17654.3, "memory_gib": 52.96}
+    view.event(JobEvent(metrics=JobMetrics(step=5, phase="train", values=figures)))
+    view.event(JobEvent(progress=JobProgress(phase="training", step=6, total=100, eta=Duration(seconds=94))))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "  training  6/100  loss 1.2500  17,654 tok/s  53.0 GiB  ETA 1:34"
+
+
 def test_a_jobs_warning_stands_out():
     stream = io.StringIO()
     view = JobView(Screen(remarks=Console(file=stream, force_terminal=True, width=120)), "trainingJobs/1")
