@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import random
-import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from finery.artifacts.v1.artifacts_pb2 import Artifact
-from finery.jobs.v1.jobs_pb2 import JobEvent
 from finery.jobs.v1.worker_pb2 import ReportRequest
 from finery_shared.artifacts import verify
 from finery_shared.errors import FineryError, Reason
@@ -195,44 +192,6 @@ def test_delete_and_pages(tmp_path: Path) -> None:
     with pytest.raises(FineryError) as caught:
         store.get(names[0])
     assert caught.value.reason is Reason.JOB_NOT_FOUND
-
-
-def test_killing_worker_and_service_at_random_points_loses_no_event(service: Process, tmp_path: Path) -> None:
-    """Kills both again and again while a job runs; what was seen of the database stays in it, and the job ends well."""
-    rng = random.Random(7)
-    store = JobStore(open_sqlite(tmp_path / "state" / "jobs.db"), "toys")
-    plan = {"steps": 150, "pause": 0.05, "destination": str(tmp_path / "result")}
-    job = store.create(json.dumps(plan).encode(), str(tmp_path)).name
-    seen: list[JobEvent] = []
-    reattached, kills = 0, 0
-    deadline = time.monotonic() + 2 * PATIENCE
-    while store.get(job).state not in FINAL:
-        assert time.monotonic() < deadline
-        time.sleep(rng.uniform(0.2, 1.2))
-        now = store.events(job)
-        assert now[: len(seen)] == seen
-        seen = now
-        record = store.get(job)
-        if kills == 5 or record.state != RUNNING or record.handle is None:
-            continue
-        kills += 1
-        if kills in (2, 4):
-            os.kill(int(record.handle.partition(":")[0]), signal.SIGKILL)
-        else:
-            attempt = record.status.attempt
-            service.kill()
-            service.start()
-            time.sleep(1.5)
-            reattached += store.get(job).status.attempt == attempt
-    assert store.get(job).state == SUCCEEDED
-    assert kills == 5
-    assert reattached >= 1
-    events = store.events(job)
-    assert [int(e.resume_token) for e in events] == list(range(1, len(events) + 1))
-    last = [e.metrics for e in events if e.HasField("metrics") and e.metrics.attempt == store.get(job).status.attempt]
-    assert [m.step for m in last] == list(range(1, 151))
-    assert (tmp_path / "result" / "data.txt").read_text() == "x" * 150
-    assert service.end() == 0
 
 
 def test_a_stopped_service_takes_its_worker_along_and_goes_on_later(service: Process, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from finery.artifacts.v1.artifacts_pb2 import Artifact
+from finery.trainer.v1 import trainer_pb2 as pb
+from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 from finery_shared.home import announce
 from finery_shared.jobs.engine import EngineSettings, JobEngine
 from finery_shared.jobs.executor import Executor, LocalExecutor
@@ -14,7 +17,7 @@ from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer
 from finery_shared.jobs.store import JobStore
 from finery_shared.log import logger
-from finery_shared.rpc import RpcServer
+from finery_shared.rpc import RpcServer, Servicer
 from finery_shared.rpc.process import run_process
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +35,28 @@ class ToyKind:
 
     def output(self, published: list[Published], figures: Mapping[str, float]) -> bytes:
         return published[0].artifact.SerializeToString() if published else Artifact().SerializeToString()
+
+
+class ToyJobs(TrainerServiceServicer):
+    """Toy jobs, called training jobs so that the client can watch them."""
+
+    def __init__(self, engine: JobEngine, store: JobStore) -> None:
+        self._engine = engine
+        self._store = store
+
+    async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Any) -> pb.GetTrainingJobResponse:
+        status = self._store.get(request.name).status
+        return pb.GetTrainingJobResponse(training_job=pb.TrainingJob(name=request.name, status=status))
+
+    async def WatchTrainingJob(
+        self, request: pb.WatchTrainingJobRequest, context: Any
+    ) -> AsyncIterator[pb.WatchTrainingJobResponse]:
+        async for event in self._engine.watch(request.name, request.resume_token):
+            yield pb.WatchTrainingJobResponse(event=event)
+
+    def entry(self) -> Servicer:
+        name = pb.DESCRIPTOR.services_by_name["TrainerService"].full_name
+        return Servicer(name, add_TrainerServiceServicer_to_server, self)
 
 
 class ToyExecutor(LocalExecutor):
@@ -52,7 +77,8 @@ class ToyService:
         executor = executor or ToyExecutor(state)
         self.endpoint = state / "endpoint.json"
         self.engine = JobEngine(self.store, executor, ToyKind(), state, self.endpoint, settings, clock=clock)
-        self.server = RpcServer("127.0.0.1:0", [worker_servicer(self.engine)], logger("toy"))
+        servicers = [worker_servicer(self.engine), ToyJobs(self.engine, self.store).entry()]
+        self.server = RpcServer("127.0.0.1:0", servicers, logger("toy"))
 
     async def start(self) -> str:
         address = await self.server.start()
