@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -118,17 +120,26 @@ def run_worker(main: Callable[[WorkerContext], Outcome]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: reporter.cancel_requested.set())
     reporter.start()
     context = WorkerContext(task, reporter, place)
+    if place is not None:
+        threading.Thread(target=_listen, args=(place, reporter, context.staging), daemon=True).start()
     try:
         outcome = _run(partial(_in_clean_staging, main), context)
     except RankLost:
-        told = place.failure_of_others(_FAILURE_PATIENCE) if place else None
-        if told is None:
-            return LOST_RANK_STATUS  # no word of an outcome: the next attempt goes on
-        outcome = told
+        time.sleep(_FAILURE_PATIENCE)  # `_listen` ends this process if another rank says why
+        return LOST_RANK_STATUS  # no word of an outcome: the next attempt goes on
     if outcome.HasField("cancelled") and place is not None:
-        outcome = place.failure_of_others(0) or outcome  # torchrun stops all ranks when one fails
+        outcome = place.failure_of_others() or outcome  # torchrun stops all ranks when one fails
     _keep(outcome, context.staging)
     return 0 if reporter.finish(outcome) else 1
+
+
+def _listen(place: RankPlace, reporter: Reporter, staging: Path) -> None:
+    """End rank 0 as soon as another rank has failed, and hand in why: it may be waiting for that rank for ever."""
+    while (outcome := place.failure_of_others()) is None:
+        time.sleep(0.2)
+    _keep(outcome, staging)
+    reporter.finish(outcome)
+    os._exit(1)
 
 
 def _assist(main: Callable[[WorkerContext], Outcome], context: WorkerContext, place: RankPlace) -> int:

@@ -1,11 +1,13 @@
-"""The real worker, with one fault on the way: FINERY_TEST_FAULT is "zero" or "tokenizer"."""
+"""The real worker, with one fault on the way: FINERY_TEST_FAULT is "zero", "tokenizer" or "second-rank"."""
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
 from finery_trainer.worker import train
 
@@ -27,6 +29,10 @@ def work(context: WorkerContext) -> Outcome:
             return train(context, zero_the_adapter)
         case "tokenizer":
             return train(context, swap_the_tokenizer)
+        case "second-rank":
+            if context.place is not None and context.place.rank == 1:
+                raise FineryError(Reason.DISK_FULL, "No room for the second rank.")
+            threading.Event().wait()  # as a rank does that waits for another
         case fault:
             raise ValueError(fault)
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from finery_shared.errors import FineryError, Reason
 from finery_trainer.recipes.collator import pack
 from finery_trainer.recipes.loading import load_base
-from finery_trainer.recipes.placement import device_map
+from finery_trainer.recipes.placement import device_map, is_spread
 from finery_trainer.recipes.rows import Row
 
 LAYERS = 16
@@ -85,6 +85,7 @@ def test_packed_rows_give_the_same_loss_and_gradients_over_several_devices(model
     )
     assert next(split.model.layers[0].parameters()).device.type == "meta"
     assert next(split.model.layers[1].parameters()).device.type == "cpu"
+    assert (is_spread(whole), is_spread(split)) == (False, True)
     losses = []
     for loaded in (whole, split):
         loss = loaded(**batch, use_cache=False).loss

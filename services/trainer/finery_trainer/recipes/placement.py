@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import infer_auto_device_map, init_empty_weights
@@ -56,6 +57,11 @@ def device_map(directory: Path, dtype: torch.dtype, free: Mapping[int, int], *, 
 def free_memory() -> dict[int, int]:
     """Bytes that each visible GPU has free."""
     return {gpu: torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())}
+
+
+def is_spread(model: Any) -> bool:
+    """Whether the parts of a loaded model lie on several devices."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def _is_whole(part: torch.nn.Module, blocks: set[str]) -> bool:

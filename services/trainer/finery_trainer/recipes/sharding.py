@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
@@ -25,11 +26,16 @@ class PlainCpu(CPU_Accelerator):  # type: ignore[misc]  # DeepSpeed is not check
 
 
 class Sharding:
-    """While this lasts, transformers knows DeepSpeed's configuration, and loads models in shards if it is ZeRO-3."""
+    """While this lasts, transformers knows DeepSpeed's configuration, and loads models in shards if it is ZeRO-3.
+
+    The ranks must have joined before.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         if not torch.cuda.is_available():
             set_accelerator(PlainCpu())
+        # DeepSpeed takes over the group that the ranks have formed, and reads its size from it.
+        deepspeed.init_distributed(torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
         # transformers keeps a weak reference: this object is what keeps it alive.
         self._config: HfDeepSpeedConfig | None = HfDeepSpeedConfig(deepcopy(dict(config)))
 
