@@ -55,6 +55,7 @@ def rank_arguments(place: RankPlace | None, config: Mapping[str, Any] | None) ->
     arguments: dict[str, Any] = {}
     if place is not None:
         arguments["ddp_find_unused_parameters"] = False  # every trained parameter takes part in every forward pass
+        arguments["ddp_broadcast_buffers"] = False  # they are constants, and ranks need not make equally many passes
     if config is not None:
         arguments["deepspeed"] = dict(config)
         arguments |= {name: bool(config[name]["enabled"]) for name in ("bf16", "fp16")}
