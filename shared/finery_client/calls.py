@@ -15,7 +15,7 @@ from finery_shared.errors import FineryError, Reason
 from finery_shared.rpc import from_rpc_error, open_sync_channel
 
 CALL_SECONDS = 60.0
-"""Deadline of a unary call: creating a job may read all of a checkpoint to verify it."""
+"""Deadline of a unary call: creating a job may read its data files and the small files of a model."""
 
 RETRY_SECONDS = 5.0
 """How long a service that can't be reached is tried again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finery_quantizer.planning import ExportPlan
+from finery_quantizer.plan import ExportPlan
 from finery_shared.artifacts import read_manifest
 from finery_shared.jobs.worker import Outcome, StagedArtifact
 

@@ -1,80 +1,91 @@
-"""From a request to a plan: what is read, what is made where, what is there already. Everything is checked at once."""
+"""From a request to a plan: what is read, what is made where, what is there already."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finery_quantizer.calibration import choose_datasets
-from finery_quantizer.request import ExportRequest, TrainingRecipe, same_quantization
-from finery_shared.artifacts import Kind, Manifest, manifest_digest, read_manifest, verify
+from finery_quantizer.plan import Draft, ExportPlan, ReadManifest, check_quantizable, with_existing
+from finery_quantizer.request import ExportRequest, TrainingRecipe
+from finery_shared.artifacts import Kind, Manifest, look_over, verify
+from finery_shared.artifacts.manifest import READ_AT_ONCE
 from finery_shared.datasets import parse
-from finery_shared.datasets.source import locate
-from finery_shared.errors import FineryError, Reason, invalid
-from finery_shared.models import CheckPath, ModelHub, ModelSpec, ResolvedModel, check_readable, from_path, resolve
+from finery_shared.datasets.source import is_remote, locate
+from finery_shared.errors import FineryError, invalid
+from finery_shared.models import (
+    CheckPath,
+    FoundModel,
+    ModelHub,
+    ResolvedModel,
+    check_readable,
+    find_model,
+    from_path,
+)
 
 
 @dataclass(frozen=True)
-class ExportPlan:
-    """One export, resolved. Paths are absolute.
-
-    `adapter` is the checkpoint to merge, None when `model` (the base, or the model itself) is quantized as it is.
-    `merged` and `quantized` are destinations, None for what is not made; `reuse_*` say that the right thing is there.
-    """
+class Accepted:
+    """A request that a job is made of: its calibration data sets chosen if that took no time, and where it writes."""
 
     request: ExportRequest
-    adapter: Path | None
-    model: Path
-    spec: ModelSpec
-    parent: Manifest | None
-    recipe: TrainingRecipe
-    merged: Path | None
-    quantized: Path | None
-    reuse_merged: bool = False
-    reuse_quantized: bool = False
-
-    @property
-    def done(self) -> bool:
-        """Whether all that is asked for is there and right."""
-        return (self.merged is None or self.reuse_merged) and (self.quantized is None or self.reuse_quantized)
-
-    @property
-    def work_dir(self) -> Path:
-        """The directory that all output lies in."""
-        place = self.quantized or self.merged
-        assert place is not None
-        return place.parent
+    work_dir: Path
 
 
 class Planner:
-    """Resolves and checks requests against the file system; the same at Create and in the worker."""
+    """Resolves and checks requests against the file system."""
 
     def __init__(self, store: Path, hubs: Sequence[ModelHub], check_path: CheckPath) -> None:
         self._store = store
         self._hubs = hubs
         self._check_path = check_path
 
-    def plan(self, request: ExportRequest) -> ExportPlan:
-        """The plan for a request, its calibration data sets chosen.
+    def accept(self, request: ExportRequest) -> Accepted:
+        """All that can be told while a caller waits: no weights are read, and no hub is asked.
 
         Raises INVALID_ARGUMENT, UNSUPPORTED, PATH_NOT_ALLOWED, FILE_MISSING, MANIFEST_MISSING, DATA_LOSS,
         MODEL_NOT_FOUND, MODEL_INVALID, OUTPUT_EXISTS, and what data sets raise.
         """
         request.check()
-        plan = self._from_checkpoint(request) if request.ckpt_dir else self._from_model(request)
+        draft = self._draft(request, look_over)
+        found = draft.found
         if request.quant_bits:
-            _check_quantizable(plan)
-            self._check_datasets(request.datasets)
-            recipe = self._with_readable_datasets(plan.recipe)
+            if found.spec is not None:
+                check_quantizable(found.model_type, found.spec)
+            draft = replace(draft, request=replace(request, datasets=self._datasets_at_once(request, draft.recipe)))
+        self._check_path(draft.work_dir, "output_dir")
+        decided = bool(draft.request.datasets) or not request.quant_bits
+        if found.path is not None and found.spec is not None and decided:
+            with_existing(draft.with_model(ResolvedModel(found.path, found.spec)), look_over)
+        return Accepted(draft.request, draft.work_dir)
+
+    def plan(self, request: ExportRequest) -> ExportPlan:
+        """The plan for a request: everything is verified, what a hub has is fetched. May take minutes.
+
+        Raises what `accept` raises, and MODEL_UNREACHABLE.
+        """
+        request.check()
+        draft = self._draft(request, verify)
+        with _asking_for_base(draft.request, draft.parent if draft.adapter is not None else None):
+            plan = draft.with_model(draft.found.fetched())
+        if request.quant_bits:
+            check_quantizable(str(plan.model), plan.spec)
+            self._local_data(request.datasets)
+            recipe = self._with_readable_data(plan.recipe)
             plan = replace(plan, request=replace(request, datasets=choose_datasets(request, recipe)))
         self._check_path(plan.work_dir, "output_dir")
-        return _with_existing(plan)
+        return with_existing(plan, verify)
 
-    def _from_checkpoint(self, request: ExportRequest) -> ExportPlan:
+    def _draft(self, request: ExportRequest, read: ReadManifest) -> Draft:
+        if not request.ckpt_dir:
+            if request.merge_lora:
+                raise invalid("ckpt_dir", "--merge_lora needs an adapter: pass its directory with --ckpt_dir.")
+            found = self._find(request.model_type, request.model_id_or_path)
+            return Draft(request, None, found, None, TrainingRecipe())
         path = self._check_path(request.ckpt_dir, "ckpt_dir")
-        manifest = verify(path)
-        output = Path(request.output_dir) / path.name if request.output_dir else path
+        manifest = read(path)
         recipe = TrainingRecipe.of(manifest)
         if manifest.kind is Kind.QUANTIZED_MODEL:
             raise invalid(
@@ -83,46 +94,24 @@ class Planner:
         if manifest.kind is Kind.MODEL:
             if not request.quant_bits:
                 raise invalid("ckpt_dir", f"{path} is a whole model: there is nothing to merge. Pass --quant_bits 4.")
-            spec = from_path(path, manifest.model_type)
-            return ExportPlan(request, None, path, spec, manifest, recipe, None, _beside(output, "-awq-int4"))
+            found = FoundModel(manifest.model_type, path, from_path(path, manifest.model_type))
+            return Draft(request, None, found, manifest, recipe)
         if not request.merge_lora:
             message = f"{path} is an adapter, and only a whole model can be quantized: pass --merge_lora true as well."
             raise invalid("merge_lora", message)
-        base, spec = self._base(request, manifest)
-        merged = _beside(output, "-merged")
-        quantized = _beside(output, "-merged-awq-int4") if request.quant_bits else None
-        return ExportPlan(request, path, base, spec, manifest, recipe, merged, quantized)
+        return Draft(request, path, self._base(request, manifest), manifest, recipe)
 
-    def _base(self, request: ExportRequest, manifest: Manifest) -> tuple[Path, ModelSpec]:
+    def _base(self, request: ExportRequest, manifest: Manifest) -> FoundModel:
         """The base of an adapter: the one given, else where the manifest says, else by the model type."""
-        if request.model_id_or_path:
-            found = self._resolve(manifest.model_type, request.model_id_or_path)
-        elif Path(manifest.base_model).is_dir():
-            recorded = Path(manifest.base_model)
+        recorded = Path(manifest.base_model)
+        if not request.model_id_or_path and recorded.is_dir():
             check_readable(recorded, "ckpt_dir", store=self._store, hubs=self._hubs, check_path=self._check_path)
-            return recorded, from_path(recorded, manifest.model_type)
-        else:
-            try:
-                found = self._resolve(manifest.model_type)
-            except FineryError as error:
-                raise FineryError(
-                    error.reason,
-                    f"The adapter's base model is no longer at {manifest.base_model}: say where it is with "
-                    f"--model_id_or_path DIR. ({error.message})",
-                    model=manifest.base_model,
-                ) from error
-        return found.path, found.spec
+            return FoundModel(manifest.model_type, recorded, from_path(recorded, manifest.model_type))
+        with _asking_for_base(request, manifest):
+            return self._find(manifest.model_type, request.model_id_or_path)
 
-    def _from_model(self, request: ExportRequest) -> ExportPlan:
-        if request.merge_lora:
-            raise invalid("ckpt_dir", "--merge_lora needs an adapter: pass its directory with --ckpt_dir.")
-        found = self._resolve(request.model_type, request.model_id_or_path)
-        output = Path(request.output_dir) / found.path.name if request.output_dir else found.path
-        quantized = _beside(output, "-awq-int4")
-        return ExportPlan(request, None, found.path, found.spec, None, TrainingRecipe(), None, quantized)
-
-    def _resolve(self, model_type: str, model_id_or_path: str = "") -> ResolvedModel:
-        return resolve(
+    def _find(self, model_type: str, model_id_or_path: str) -> FoundModel:
+        return find_model(
             model_type or None,
             model_id_or_path or None,
             store=self._store,
@@ -130,65 +119,51 @@ class Planner:
             check_path=self._check_path,
         )
 
-    def _check_datasets(self, texts: Sequence[str]) -> None:
-        """Refuse data files that lie where this service must not read."""
-        for spec in map(parse, texts):
-            if spec.name.startswith("/"):
-                self._check_path(locate(spec, {}).path, "datasets")
+    def _datasets_at_once(self, request: ExportRequest, recipe: TrainingRecipe) -> tuple[str, ...]:
+        """The data sets to calibrate with, their rows checked; those asked for, unchecked, if that would take long."""
+        recipe = recipe if request.datasets else self._with_readable_data(recipe)
+        texts = request.datasets or recipe.datasets
+        size = sum(map(_size, self._local_data(texts)))
+        if size > READ_AT_ONCE or any(is_remote(parse(text)) for text in texts):
+            return request.datasets
+        return choose_datasets(request, recipe)
 
-    def _with_readable_datasets(self, recipe: TrainingRecipe) -> TrainingRecipe:
+    def _local_data(self, texts: Sequence[str]) -> list[Path]:
+        """The files and directories of those data sets that lie here; refuses those that this service must not read."""
+        found = []
+        for spec in map(parse, texts):
+            if not is_remote(spec):
+                found.append(locate(spec, {}).path)
+                if spec.name.startswith("/"):
+                    self._check_path(found[-1], "datasets")
+        return found
+
+    def _with_readable_data(self, recipe: TrainingRecipe) -> TrainingRecipe:
         """The recipe, without its data sets if this service can't read them: the checkpoint names them, no caller."""
         try:
-            self._check_datasets(recipe.datasets)
+            self._local_data(recipe.datasets)
         except FineryError:
             return recipe.model_copy(update={"datasets": ()})
         return recipe
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _check_quantizable(plan: ExportPlan) -> None:
-    if plan.spec.quantized:
-        raise invalid("quant_bits", f"{plan.model} is quantized already: pass the model it was made from.")
-    if plan.spec.group_size is None:
-        sizes = ", ".join(map(str, plan.spec.shape.input_sizes))
-        raise FineryError(
-            Reason.UNSUPPORTED,
-            f"AWQ needs a group size of 128, 64 or 32 that divides every layer's input, and none divides {sizes}: "
-            "serve this model unquantized.",
-        )
-
-
-def _with_existing(plan: ExportPlan) -> ExportPlan:
-    """Mark what is there already and right; raise OUTPUT_EXISTS for what is there and something else."""
-    parent = plan.adapter if plan.adapter is not None else plan.model
-    reuse_merged = plan.merged is not None and _made_from(plan, plan.merged, Kind.MODEL, parent)
-    source = plan.merged if plan.merged is not None else plan.model
-    reusable = plan.merged is None or reuse_merged
-    reuse_quantized = (
-        plan.quantized is not None
-        and reusable
-        and _made_from(plan, plan.quantized, Kind.QUANTIZED_MODEL, source)
-        and same_quantization(read_manifest(plan.quantized).recipe, plan.request)
-    )
-    for path, reused in ((plan.merged, reuse_merged), (plan.quantized, reuse_quantized)):
-        if path is not None and path.exists() and not reused and not plan.request.exist_ok:
-            message = (
-                f"{path} exists and was made from something else. Remove it, or pass --exist_ok true to replace it."
-            )
-            raise FineryError(Reason.OUTPUT_EXISTS, message, path=str(path))
-    return replace(plan, reuse_merged=reuse_merged, reuse_quantized=reuse_quantized)
-
-
-def _made_from(plan: ExportPlan, output: Path, kind: Kind, parent: Path) -> bool:
-    """Whether `output` is whole and was made from what `parent` holds now, over the same base model."""
+@contextmanager
+def _asking_for_base(request: ExportRequest, manifest: Manifest | None) -> Iterator[None]:
+    """Errors about an adapter's base, which the caller did not name, say how to name it."""
     try:
-        manifest = verify(output)
-        digest = manifest_digest(parent) if (parent / "manifest.json").is_file() else None
-    except FineryError:
-        return False
-    base = str(plan.model) if plan.parent is None or plan.adapter is not None else plan.parent.base_model
-    same = manifest.kind is kind and manifest.base_model == base
-    return same and manifest.parent == str(parent) and manifest.parent_manifest_sha256 == digest
+        yield
+    except FineryError as error:
+        if manifest is None or request.model_id_or_path:
+            raise
+        raise FineryError(
+            error.reason,
+            f"The adapter's base model is no longer at {manifest.base_model}: say where it is with "
+            f"--model_id_or_path DIR. ({error.message})",
+            model=manifest.base_model,
+        ) from error
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

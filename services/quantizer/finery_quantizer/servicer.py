@@ -32,9 +32,9 @@ class QuantizerServicer(QuantizerServiceServicer):
         asked = request.spec.SerializeToString(deterministic=True)
         record = await asyncio.to_thread(self._store.find_request, request.request_id, asked)
         if record is None:
-            plan = await asyncio.to_thread(self._planner.plan, request_from(request.spec))
-            spec = filled(request.spec, plan.request).SerializeToString(deterministic=True)
-            record = await self._engine.create(spec, str(plan.work_dir), request.request_id, asked)
+            accepted = await asyncio.to_thread(self._planner.accept, request_from(request.spec))
+            spec = filled(request.spec, accepted.request).SerializeToString(deterministic=True)
+            record = await self._engine.create(spec, str(accepted.work_dir), request.request_id, asked)
         return pb.CreateExportJobResponse(export_job=to_job(record))
 
     async def GetExportJob(self, request: pb.GetExportJobRequest, context: Context) -> pb.GetExportJobResponse:

@@ -41,6 +41,18 @@ def locate(spec: DatasetSpec, hubs: Mapping[HubName, DatasetHub]) -> Source:
     raise _not_found(spec)
 
 
+def is_remote(spec: DatasetSpec) -> bool:
+    """Whether `locate` asks a hub for a data set."""
+    entry = registry.find(spec.name)
+    if entry is not None:
+        return entry.path is None or spec.hub is not None
+    return spec.hub is not None or (not _is_path(spec.name) and spec.name.count("/") == 1)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or is_data_file(name)
+
+
 def _local(spec: DatasetSpec) -> Source | None:
     """The path if it is one. A colon may belong to the file's name."""
     whole = f"{spec.name}:{spec.subset}" if spec.subset else spec.name
@@ -51,7 +63,7 @@ def _local(spec: DatasetSpec) -> Source | None:
     if spec.name.startswith("/"):
         message = f"There is no data file {spec.name}: check the path."
         raise FineryError(Reason.FILE_MISSING, message, path=spec.name)
-    if spec.name.startswith((".", "~")) or is_data_file(spec.name):
+    if _is_path(spec.name):
         raise invalid("dataset", f"{spec.name} is not an absolute path.")
     return None
 

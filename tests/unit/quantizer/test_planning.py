@@ -1,15 +1,18 @@
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from finery_quantizer.convert import recipe
-from finery_quantizer.planning import ExportPlan, Planner
+from finery_quantizer.plan import ExportPlan
+from finery_quantizer.planning import Planner
 from finery_quantizer.request import DEFAULT_DATASETS, ExportRequest
 from finery_quantizer.settings import QuantizerSettings
 from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, write_manifest
+from finery_shared.artifacts.manifest import READ_AT_ONCE
 from finery_shared.errors import FineryError, Reason
+from finery_shared.models import ModelSpec
 from tests.unit.quantizer.models import publish_adapter, write_adapter, write_model
 
 RECIPE: dict[str, object] = {"datasets": ["general-en#20"], "model_names": ["小黄", "Xiao Huang"]}
@@ -35,14 +38,18 @@ def planner(tmp_path: Path) -> Planner:
     return Planner(tmp_path / "store", (), anywhere)
 
 
-def both(checkpoint: Path, **changes: object) -> ExportRequest:
+def both(checkpoint: Path | str, **changes: object) -> ExportRequest:
     return replace(ExportRequest(ckpt_dir=str(checkpoint), merge_lora=True, quant_bits=4), **changes)  # type: ignore[arg-type]
 
 
 def refusal(planner: Planner, request: ExportRequest) -> FineryError:
-    with pytest.raises(FineryError) as caught:
+    """The error of a request that is refused when it is made, and would be by a worker too."""
+    with pytest.raises(FineryError) as at_once:
+        planner.accept(request)
+    with pytest.raises(FineryError) as later:
         planner.plan(request)
-    return caught.value
+    assert (later.value.reason, later.value.metadata) == (at_once.value.reason, at_once.value.metadata)
+    return at_once.value
 
 
 def publish(plan: ExportPlan, path: Path, kind: Kind, parent: Path) -> None:
@@ -153,6 +160,60 @@ def test_a_checkpoint_without_manifest_and_one_with_a_wrong_checksum(planner: Pl
     error = refusal(planner, both(checkpoint))
     assert error.reason is Reason.MANIFEST_MISSING
     assert str(checkpoint) in error.message
+
+
+@dataclass
+class SlowHub:
+    """A hub that gives one model, and remembers that it was asked."""
+
+    model: Path
+    name: str = "Slow"
+    asked: list[str] = field(default_factory=list)
+
+    def id_of(self, spec: ModelSpec) -> str | None:
+        return spec.hf_id
+
+    def cached(self, repo_id: str) -> Path | None:
+        return None
+
+    def holds(self, path: Path) -> bool:
+        return path == self.model
+
+    def download(self, repo_id: str) -> Path:
+        self.asked.append(repo_id)
+        return self.model
+
+
+def test_weights_are_read_by_the_worker_alone(planner: Planner, checkpoint: Path, base: Path) -> None:
+    weights = checkpoint / "more.safetensors"
+    weights.write_bytes(bytes(READ_AT_ONCE + 1))
+    publish_adapter(checkpoint, base, "tiny-chat", RECIPE)
+    weights.write_bytes(bytes(READ_AT_ONCE) + b"x")
+    accepted = planner.accept(both(checkpoint))
+    assert accepted.work_dir == checkpoint.parent
+    assert accepted.request.datasets == ("general-en#20",)
+    with pytest.raises(FineryError, match=r"more\.safetensors") as caught:
+        planner.plan(accepted.request)
+    assert caught.value.reason is Reason.DATA_LOSS
+
+
+def test_hubs_are_asked_by_the_worker_alone(tmp_path: Path, checkpoint: Path, base: Path) -> None:
+    hub = SlowHub(base)
+    planner = Planner(tmp_path / "store", (hub,), anywhere)
+    publish_adapter(checkpoint, tmp_path / "moved", "smollm2-135m-instruct", {"datasets": ["owner/rows#9"]})
+    for datasets in ((), ("owner/rows#9", "general-en#20")):
+        accepted = planner.accept(both(checkpoint, datasets=datasets))
+        assert accepted.request.datasets == datasets, "left to the worker"
+        assert accepted.work_dir == checkpoint.parent
+    request = both("", merge_lora=False, model_id_or_path="owner/model", output_dir=str(tmp_path / "out"))
+    assert planner.accept(request).work_dir == tmp_path / "out"
+    assert hub.asked == []
+    with pytest.raises(FineryError, match="--output_dir"):
+        planner.accept(both("", merge_lora=False, model_id_or_path="owner/model"))
+    with pytest.raises(FineryError, match="genral-zh"):
+        planner.accept(both(checkpoint, datasets=("owner/rows#9", "genral-zh")))
+    assert planner.plan(replace(request, datasets=("general-en#20",))).model == base
+    assert hub.asked == ["owner/model"]
 
 
 def test_a_base_that_moved_is_asked_for_and_taken_from_where_it_is(

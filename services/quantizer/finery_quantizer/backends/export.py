@@ -17,7 +17,7 @@ from finery_quantizer.backends.lora.fold import fold
 from finery_quantizer.calibration import Blocks, calibration_rows, cut_blocks
 from finery_quantizer.convert import recipe
 from finery_quantizer.outcome import outcome_of
-from finery_quantizer.planning import ExportPlan
+from finery_quantizer.plan import ExportPlan
 from finery_quantizer.settings import QuantizerSettings
 from finery_shared.artifacts import Kind, Manifest, hash_files, manifest_digest, write_manifest
 from finery_shared.datasets import Conversation, heldout_conversations
