@@ -111,6 +111,13 @@ async def test_what_a_killed_worker_kept_as_state_is_there_for_the_next_attempt(
     assert not (tmp_path / ".staging").exists()
 
 
+async def test_a_job_that_gets_further_each_time_is_not_given_up(toy: ToyService, tmp_path: Path) -> None:
+    """Three attempts without progress would end it; this one needs four."""
+    job = await create(toy, tmp_path, steps=6, pause=0.8, die_every=2, resume=True)
+    assert states(await watch(toy, job.name))[-1] == SUCCEEDED
+    assert toy.store.get(job.name).status.attempt == 4
+
+
 async def test_a_worker_that_always_dies_fails_its_job(toy: ToyService, tmp_path: Path) -> None:
     job = await create(toy, tmp_path, die_at=1)
     events = await watch(toy, job.name)

@@ -25,6 +25,8 @@ def work(ctx: WorkerContext) -> Outcome:
         if plan.get("resume"):
             ctx.state.mkdir(exist_ok=True)
             done.write_text(str(step))
+        if plan.get("die_every") and step % plan["die_every"] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         if plan.get("die_at") == step and ctx.attempt <= plan.get("die_attempts", 99):
             if "leave" in plan:
                 (ctx.staging / OUTCOME_FILE).write_bytes(bytes.fromhex(plan["leave"]))

@@ -34,7 +34,7 @@ class EngineSettings:
     max_running_jobs: int = 1
     """0: a service to look at jobs with, and to cancel them. It begins none and leaves those under way alone."""
     max_attempts: int = 3
-    """Attempts whose worker may die without a word before the job fails."""
+    """Attempts in a row whose worker dies without having got further than any before it, until the job fails."""
     poll_interval: float = 0.3
     lease: float = 180.0
     """Silence after which a living worker counts as hung."""
@@ -313,16 +313,17 @@ class JobEngine:
         attempt = record.status.attempt
         how = await self._end(record)
         self._attempts.pop(record.name, None)
-        if record.crashes + 1 < self._settings.max_attempts:
+        crashes = await asyncio.to_thread(self._store.crashes_with, record)
+        if crashes < self._settings.max_attempts:
             text = f"Attempt {attempt}: the worker {how}. Trying again."
             self._log.warning("attempt lost", job=record.name, attempt=attempt, how=how)
-            await asyncio.to_thread(self._store.requeue, record, text, crashed=True)
+            await asyncio.to_thread(self._store.requeue, record, text, crashes=crashes)
             self._notify()
             return
         lines = "\n".join(self._executor.logs(attempt_name(record.name, attempt), 5))
         message = (
-            f"The worker {how}, {self._settings.max_attempts} times. If it was killed, the machine may be out of "
-            f"memory: lower --batch_size or --max_length. Its last words: {lines or 'none'}"
+            f"The worker {how}, {self._settings.max_attempts} times without getting further. If it was killed, the "
+            f"machine may be out of memory: lower --batch_size or --max_length. Its last words: {lines or 'none'}"
         )
         await self._finish(record, FAILED, error=FineryError(Reason.WORKER_DIED, message))
 
@@ -337,7 +338,7 @@ class JobEngine:
             await self._finish(record, CANCELLED)
             return
         text = "The service was stopped; the job goes on when it is started again."
-        await asyncio.to_thread(self._store.requeue, record, text, crashed=False)
+        await asyncio.to_thread(self._store.requeue, record, text)
 
     async def _end(self, record: JobRecord) -> str:
         """Make sure that the worker of the current attempt is gone; how it ended."""

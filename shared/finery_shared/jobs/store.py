@@ -151,8 +151,16 @@ class JobStore:
         with self._transaction() as connection:
             connection.execute(update(JOBS).where(JOBS.c.name == name).values(handle=handle))
 
-    def requeue(self, seen: JobRecord, text: str, *, crashed: bool) -> None:
-        """Put a running job back into the queue and say why.
+    def crashes_with(self, record: JobRecord) -> int:
+        """How often a job's worker has died, this time included, since an attempt last got further than all before."""
+        with self._transaction() as connection:
+            query = select(EVENTS).where(EVENTS.c.name == record.name, EVENTS.c.kind == "status")
+            told = [to_event(row["seq"], row["event"]).status for row in connection.execute(query).mappings()]
+        furthest = max((s.progress.fraction for s in told if s.state == QUEUED), default=0.0)
+        return 1 if record.status.progress.fraction > furthest else record.crashes + 1
+
+    def requeue(self, seen: JobRecord, text: str, *, crashes: int | None = None) -> None:
+        """Put a running job back into the queue and say why; ``crashes`` is the new count, None leaves it.
 
         Nothing happens if it is not as it was ``seen`` any more: cancelled, or its outcome has come.
         """
@@ -163,7 +171,8 @@ class JobStore:
             event = JobEvent()
             event.log.text, event.log.attempt = text, record.status.attempt
             append_event(connection, record.name, event)
-            change_state(connection, record, QUEUED, secret=None, handle=None, crashes=record.crashes + crashed)
+            count = record.crashes if crashes is None else crashes
+            change_state(connection, record, QUEUED, secret=None, handle=None, crashes=count)
 
     def report(self, name: str, attempt: int, secret: str, updates: Sequence[WorkerUpdate]) -> tuple[JobRecord, int]:
         """Store a worker's updates that are new; returns the job and the highest stored sequence number.
