@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -12,6 +13,10 @@ from finery_shared.errors import CATALOG, FineryError, Reason
 
 if TYPE_CHECKING:
     import openai
+
+
+NO_KEY = "EMPTY"
+"""What is sent where there is no key: the ``openai`` client wants one."""
 
 
 class Message(TypedDict):
@@ -31,11 +36,14 @@ class Sampling(TypedDict, total=False):
 
 
 class Chat:
-    """A gateway, and one of its models. Loading the ``openai`` package waits until it is needed."""
+    """A gateway, and one of its models. Loading the ``openai`` package waits until it is needed.
 
-    def __init__(self, base_url: str, model: str = "", *, api_key: str = "EMPTY") -> None:
+    ``api_key`` is one of the gateway's keys, by default the one in OPENAI_API_KEY; a gateway without keys takes any.
+    """
+
+    def __init__(self, base_url: str, model: str = "", *, api_key: str = "") -> None:
         self._base_url = base_url
-        self._api_key = api_key
+        self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or NO_KEY
         self._model = model
         self._made: openai.OpenAI | None = None
 

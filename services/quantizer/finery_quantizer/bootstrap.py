@@ -62,10 +62,5 @@ def make_planner(settings: QuantizerSettings) -> Planner:
 
 
 def _worker_environment(settings: QuantizerSettings) -> dict[str, str]:
-    """What the workers are told.
-
-    Threads that wait for others by spinning steal the cores that those need: beside one other busy process that makes
-    the many short tensor operations of a search twenty times slower.
-    """
-    passive = {} if "OMP_WAIT_POLICY" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
-    return {"FINERY_HOME": str(settings.home), **settings.environment(), **passive}
+    """What the workers are told."""
+    return {"FINERY_HOME": str(settings.home), **settings.environment()}

@@ -13,7 +13,7 @@ class ExportKind:
     """Export jobs for the job engine."""
 
     def environment(self, spec: bytes) -> Mapping[str, str]:
-        """The devices that the worker may see; no worker asks a hub that the service did not."""
+        """The devices that the worker may see."""
         devices = ExportSpec.FromString(spec).devices
         chosen = devices.HasField("cuda_visible_devices")
         return {"CUDA_VISIBLE_DEVICES": devices.cuda_visible_devices} if chosen else {}

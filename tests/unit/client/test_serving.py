@@ -119,15 +119,25 @@ def test_a_load_that_fails_or_is_interrupted_leaves_nothing_behind(
         assert deployed(someone_elses) == []
 
 
-def test_a_gateway_of_the_commands_own_serves_until_interrupted(
-    finery: Finery, model: Path, serving_env: dict[str, str], someone_elses: Endpoint
+def test_a_gateway_of_the_commands_own_serves_until_interrupted_those_who_have_its_key(
+    finery: Finery,
+    model: Path,
+    serving_env: dict[str, str],
+    someone_elses: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    named = serving_env | {"FINERY_INFERENCE": someone_elses.address}
+    named = serving_env | {"FINERY_INFERENCE": someone_elses.address, "FINERY_GATEWAY_API_KEYS": "its-key"}
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with finery.start("deploy", "--model_id_or_path", "toy", "--port", "0", **named) as process:
         assert "The model stays deployed" in read_until(process, "Serving until Ctrl-C")
         assert process.stdout is not None
         _, second = process.stdout.readline(), process.stdout.readline()
         url = second.removeprefix("base_url: ").strip()
+        with pytest.raises(FineryError) as stranger:
+            Chat(url).models()
+        assert stranger.value.reason is Reason.UNAUTHENTICATED
+        assert Chat(url, api_key="its-key").models() == ["toy"]
+        monkeypatch.setenv("OPENAI_API_KEY", "its-key")
         assert Chat(url).models() == ["toy"]
         process.send_signal(signal.SIGINT)
         finish(process)

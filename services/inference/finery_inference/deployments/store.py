@@ -33,8 +33,6 @@ _DEPLOYMENTS = Table(
     sqlite_autoincrement=True,
 )
 
-DEFAULT_PAGE, LONGEST_PAGE = 50, 1000
-
 
 class DeploymentStore:
     """Deployments of one inference process. Thread-safe; every method is one transaction."""
