@@ -17,6 +17,7 @@ from finery_shared.datasets.source import locate
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import ModelHub, ResolvedModel, resolve
 from finery_shared.models import find as find_model
+from finery_trainer import zero
 from finery_trainer.combinations import check_combination, look_around
 from finery_trainer.resuming import check_resumable
 from finery_trainer.spec import TrainingSpec, fill
@@ -98,6 +99,8 @@ class Planner:
             )
         if spec.resume_from_checkpoint:
             check_resumable(self._check_path(spec.resume_from_checkpoint, "resume_from_checkpoint"), spec)
+        if file := zero.file_of(spec.deepspeed):
+            self._check_path(file, "deepspeed")
         check_combination(spec, look_around(spec, os.environ))
         return TrainingPlan(spec, model, model.spec.targets.select(spec.lora_target_modules))
 

@@ -26,9 +26,13 @@ _ZERO3: dict[str, Any] = {
 _DEFAULTS: dict[str, dict[str, Any]] = {"default-zero2": _ZERO2, "default-zero3": _ZERO3}
 
 
-def is_file(name: str) -> bool:
-    """Whether a configuration is a file of the user's own."""
-    return bool(name) and name not in _DEFAULTS
+def file_of(name: str) -> Path | None:
+    """The file of a user's own that a configuration's name stands for. Raises INVALID_ARGUMENT."""
+    if not name or name in _DEFAULTS:
+        return None
+    if not Path(name).is_absolute():
+        raise invalid("deepspeed", f"there is no {name}; choose {' or '.join(_DEFAULTS)}, or name a file by its path.")
+    return Path(name)
 
 
 def read(spec: TrainingSpec) -> dict[str, Any]:
@@ -37,7 +41,8 @@ def read(spec: TrainingSpec) -> dict[str, Any]:
     "auto" is left for what depends on the model. Raises INVALID_ARGUMENT and FILE_MISSING.
     """
     name = spec.deepspeed
-    config: dict[str, Any] = _load(name) if is_file(name) else {"zero_optimization": deepcopy(_DEFAULTS[name])}
+    file = file_of(name)
+    config: dict[str, Any] = _load(file) if file else {"zero_optimization": deepcopy(_DEFAULTS[name])}
     stage = _section(config, "zero_optimization").get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise invalid("deepspeed", f"{name}: zero_optimization.stage is {stage!r}; choose 0, 1, 2 or 3.")
@@ -89,16 +94,16 @@ def complete(config: Mapping[str, Any], *, dtype: str, hidden_size: int, full: b
     return done
 
 
-def _load(name: str) -> dict[str, Any]:
+def _load(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(Path(name).read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        message = f"{name} can't be read: name a DeepSpeed configuration, default-zero2 or default-zero3."
+        message = f"{file} can't be read: name a DeepSpeed configuration, default-zero2 or default-zero3."
         raise FineryError(Reason.FILE_MISSING, message, field="deepspeed") from error
     except ValueError as error:
-        raise invalid("deepspeed", f"{name} is not JSON: {error}.") from error
+        raise invalid("deepspeed", f"{file} is not JSON: {error}.") from error
     if not isinstance(config, dict):
-        raise invalid("deepspeed", f"{name} must hold a JSON object.")
+        raise invalid("deepspeed", f"{file} must hold a JSON object.")
     return config
 
 
