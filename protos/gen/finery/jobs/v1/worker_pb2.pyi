@@ -216,7 +216,7 @@ class WorkerSuccess(message.Message):
 
 @typing.final
 class StagedArtifact(message.Message):
-    """A directory below the attempt's staging directory, complete with its manifest."""
+    """A directory below the job's staging directory, complete with its manifest."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -224,7 +224,9 @@ class StagedArtifact(message.Message):
     PATH_FIELD_NUMBER: builtins.int
     DESTINATION_FIELD_NUMBER: builtins.int
     role: builtins.str
-    """What it is to the job, for instance "best_checkpoint" or "quantized"."""
+    """What it is to the job, for instance "best_checkpoint" or "quantized". A directory in the role "loose_files" is no
+    artifact and has no manifest: what it holds is moved into the destination.
+    """
     path: builtins.str
     """Absolute path below the staging directory; equal to destination if it was published before and is used again."""
     destination: builtins.str
