@@ -101,7 +101,7 @@ async def test_smollm2_is_trained_checked_and_published(trainer: Trainer, smollm
     assert (best.parent / "images" / "train_loss.png").is_file()
 
 
-async def test_a_cancelled_job_stops_soon_and_keeps_its_checkpoint(
+async def test_a_cancelled_job_stops_soon_and_another_goes_on_from_its_checkpoint(
     trainer: Trainer, tiny_qwen: Path, tmp_path: Path
 ) -> None:
     name = await trainer.create(spec(tmp_path / "out", qwen(tiny_qwen), 100_000, save_steps=2))
@@ -116,6 +116,16 @@ async def test_a_cancelled_job_stops_soon_and_keeps_its_checkpoint(
     assert int(kept.name.removeprefix("checkpoint-")) >= 2
     assert verify(kept).job == name
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"qwen1half-7b-chat"}
+
+    step = int(kept.name.removeprefix("checkpoint-"))
+    longer = spec(tmp_path / "out", qwen(tiny_qwen), step + 3, save_steps=2)
+    longer.resume_from_checkpoint = str(kept)
+    name = await trainer.create(longer)
+    job = await trainer.finished(name)
+    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+    assert [m.step for m in await trainer.metrics(name) if m.phase == "train"] == [step + 1, step + 2, step + 3]
+    assert directory(job.output.last_checkpoint.uri).name == f"checkpoint-{step + 3}"
+    assert verify(kept).recipe["resume_from_checkpoint"] == ""
 
 
 @pytest.mark.parametrize(("fault", "gate"), [("zero", "adapter"), ("tokenizer", "tokenizer")])
