@@ -95,7 +95,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
                 outputs = model(**inputs, use_cache=False)
             total = self._fused.head.loss(outputs.logits[0], targets[0])
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
-        loss = total / count * (self.args.world_size if model.training else 1)
+        # DeepSpeed's engine around the model always says that it is in training.
+        loss = total / count * (self.args.world_size if self.model.training else 1)
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(
@@ -109,10 +110,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         """Mean loss over all learned tokens of a data set, in nats."""
         model = self.model_wrapped
         model.eval()
-        rows = [row for batch in dataloader for row in batch["rows"]]
+        batches = [batch["rows"] for batch in dataloader]
+        rows = [row for batch in batches for row in batch]
+        # Every pass of a rank that holds a part of each layer is a pass of all of them: they need as many.
+        groups = batches if self.is_deepspeed_enabled else cut(rows, self.limit.tokens) if rows else ()
         total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
-            for group in cut(rows, self.limit.tokens) if rows else ():
+            for group in groups:
                 total += self.compute_loss(model, self._packed(group), num_items_in_batch=1)
         sums = torch.stack([total, torch.tensor(float(learned(rows)), dtype=torch.float64, device=total.device)])
         if self.args.world_size > 1:
