@@ -44,12 +44,12 @@ def test_the_number_of_steps(rows: int, given: dict[str, object], steps: int) ->
 
 def test_arguments_for_the_trainer(tmp_path: Path) -> None:
     given = spec(warmup_ratio=0.1, lr_scheduler_type="constant", num_train_epochs=10.0, seed=3)
-    arguments = training_arguments(given, tmp_path, 100, evaluate=True, parameters=10**6)
+    arguments = training_arguments(given, tmp_path, 100, evaluate=True, checkpointing=False)
     assert (arguments.max_steps, arguments.warmup_steps) == (70, 7)
     assert arguments.lr_scheduler_type == "constant_with_warmup"
     assert (arguments.seed, arguments.data_seed) == (3, 3)
     assert not (arguments.bf16 or arguments.fp16 or arguments.gradient_checkpointing)
-    big = training_arguments(given, tmp_path, 100, evaluate=False, parameters=7 * 10**9)
+    big = training_arguments(given, tmp_path, 100, evaluate=False, checkpointing=True)
     assert big.gradient_checkpointing
     assert big.eval_strategy == "no"
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from finery_trainer.spec import TrainingSpec
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-_BIG = 1_000_000_000
+CHECKPOINTED_FROM = 1_000_000_000
 """Parameters from which on activations are computed twice rather than kept."""
 
 
@@ -44,17 +44,17 @@ def training_arguments(
     rows: int,
     *,
     evaluate: bool,
-    parameters: int,
+    checkpointing: bool,
     autocast: torch.dtype | None = None,
     ranks: Mapping[str, Any] | None = None,
 ) -> TrainingArguments:
-    """Arguments for a run over ``rows`` training rows of a model of that many parameters.
+    """Arguments for a run over ``rows`` training rows.
 
-    ``autocast`` is the type that parameters in fp32 are computed in. Nothing is cast for an adapter: the base model has
-    its type already, and PEFT keeps the adapter in fp32. ``ranks`` are `parallel.rank_arguments`.
+    ``checkpointing`` has activations computed twice rather than kept. ``autocast`` is the type that parameters in fp32
+    are computed in. Nothing is cast for an adapter: the base model has its type already, and PEFT keeps the adapter in
+    fp32. ``ranks`` are `parallel.rank_arguments`.
     """
     steps = total_steps(spec, rows)
-    checkpointing = parameters >= _BIG
     return OneDeviceArguments(
         output_dir=str(output),
         max_steps=steps,

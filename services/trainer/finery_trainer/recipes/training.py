@@ -14,7 +14,7 @@ from transformers import PrinterCallback, TrainerState
 
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.jobs.worker import WorkerContext
-from finery_trainer.recipes.arguments import total_steps, training_arguments
+from finery_trainer.recipes.arguments import CHECKPOINTED_FROM, total_steps, training_arguments
 from finery_trainer.recipes.fused.fuse import FusedModel, fuse, unfusable
 from finery_trainer.recipes.hardware import device
 from finery_trainer.recipes.neftune import noisy_embeddings
@@ -84,19 +84,20 @@ def train(
         return _result(output, read_state(earlier[-1].path), seconds_of(earlier[-1].path))
     before = seconds_of(earlier[-1].path) if earlier else 0.0
     began = time.monotonic()
+    fused = _fused(model, spec, context, sharded=shards is not None)
     arguments = training_arguments(
         spec,
         output,
         len(rows),
         evaluate=bool(eval_rows),
-        parameters=parameter_count(model),
+        checkpointing=fused is None and parameter_count(model) >= CHECKPOINTED_FROM,
         autocast=autocast,
         ranks=rank_arguments(context.place, shards),
     )
     trainer = PackedTrainer(
         model=model,
         args=arguments,
-        fused=_fused(model, spec, context, sharded=shards is not None),
+        fused=fused,
         train_dataset=rows,
         eval_dataset=eval_rows or None,
     )
