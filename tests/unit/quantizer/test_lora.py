@@ -31,6 +31,7 @@ def merge(base: Path, adapter: Path, destination: Path) -> dict[str, torch.Tenso
     [
         {},
         {"use_rslora": True, "r": 8},
+        {"use_dora": True},
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.down_proj": 32}},
         {"target_modules": ["q_proj", "v_proj"]},
     ],
@@ -89,7 +90,6 @@ def test_a_zeroed_adapter_fails_the_gate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias"),
     ],
@@ -105,9 +105,17 @@ def test_what_plain_lora_does_not_have_is_unsupported_by_name(
     assert caught.value.reason is Reason.UNSUPPORTED
 
 
+def test_a_dora_adapter_without_its_magnitudes_is_refused(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", write_model(tmp_path / "base"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(FineryError, match="lacks parts"):
+        read_adapter(adapter)
+
+
 def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "adapter", write_model(tmp_path / "base"))
     file = adapter / "adapter_model.safetensors"
     save_file({k: v for k, v in load_file(file).items() if "q_proj.lora_B" not in k}, file)
-    with pytest.raises(FineryError, match=r"lacks A or B for model\.layers\.0\.self_attn\.q_proj"):
+    with pytest.raises(FineryError, match=r"lacks parts, or has too many, for model\.layers\.0\.self_attn\.q_proj"):
         read_adapter(adapter)

@@ -16,17 +16,21 @@ from finery_shared.errors import FineryError, Reason
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_NAME = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
+_NAME = re.compile(r"^(?P<module>.+)\.lora_(?P<part>[AB]|magnitude_vector)(\.weight)?$")
 
 
 @dataclass(frozen=True, slots=True)
 class LoraUpdate:
-    """What an adapter adds to one weight [out, in]: scale · B · A, with A [r, in] and B [out, r]."""
+    """What an adapter makes of one weight [out, in]: W + scale · B · A, with A [r, in] and B [out, r].
+
+    DoRA (arXiv 2402.09353) then gives every row of the sum the length that ``magnitude`` [out] says.
+    """
 
     a: Tensor
     b: Tensor
     scale: float
     transposed: bool = False
+    magnitude: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -34,17 +38,20 @@ class LoraUpdate:
         shape = (self.b.shape[0], self.a.shape[1])
         return shape[::-1] if self.transposed else shape
 
-    def delta(self) -> Tensor:
-        """The update in fp32."""
-        product = (self.b.float() @ self.a.float()) * self.scale
-        return product.t() if self.transposed else product
+    def apply(self, weight: Tensor) -> Tensor:
+        """The updated weight, in fp32."""
+        original = weight.float().t() if self.transposed else weight.float()
+        updated = original + (self.b.float() @ self.a.float()) * self.scale
+        if self.magnitude is not None:
+            updated *= (self.magnitude.float() / updated.norm(dim=1))[:, None]
+        return updated.t() if self.transposed else updated
 
 
 def read_adapter(directory: Path) -> dict[str, LoraUpdate]:
     """The updates of an adapter by the base model's tensor names.
 
-    Raises FILE_MISSING, UNSUPPORTED naming what plain LoRA does not have, MODEL_INVALID for an incomplete adapter, and
-    GATE_FAILED for one that changes nothing.
+    Raises FILE_MISSING, UNSUPPORTED naming what LoRA and its kin do not have, MODEL_INVALID for an incomplete adapter,
+    and GATE_FAILED for one that changes nothing.
     """
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
@@ -58,14 +65,17 @@ def read_adapter(directory: Path) -> dict[str, LoraUpdate]:
         if match is None:
             foreign.append(name)
         else:
-            sides.setdefault(match["module"], {})[match["side"]] = tensor
+            sides.setdefault(match["module"], {})[match["part"]] = tensor
     if foreign:
-        raise _unsupported(directory, f"tensors beside LoRA's A and B ({', '.join(sorted(foreign)[:5])})")
-    incomplete = sorted(module for module, found in sides.items() if set(found) != {"A", "B"})
+        raise _unsupported(directory, f"tensors beside LoRA's own ({', '.join(sorted(foreign)[:5])})")
+    wanted = {"A", "B", "magnitude_vector"} if config.get("use_dora") else {"A", "B"}
+    incomplete = sorted(module for module, found in sides.items() if set(found) != wanted)
     if incomplete or not sides:
-        problem = f"lacks A or B for {', '.join(incomplete[:5])}" if incomplete else "holds no LoRA tensors"
+        problem = (
+            f"lacks parts, or has too many, for {', '.join(incomplete[:5])}" if incomplete else "holds no LoRA tensors"
+        )
         raise FineryError(Reason.MODEL_INVALID, f"{directory}/{WEIGHTS} {problem}: train the adapter again.")
-    updates = {f"{module}.weight": _update(config, module, pair["A"], pair["B"]) for module, pair in sides.items()}
+    updates = {f"{module}.weight": _update(config, module, parts) for module, parts in sides.items()}
     if not any(update.a.any() and update.b.any() for update in updates.values()):
         message = f"{directory}: the adapter is all zeros, so merging would change nothing. Train it again."
         raise FineryError(Reason.GATE_FAILED, message, gate="adapter")
@@ -92,11 +102,12 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else str(list(shape))
 
 
-def _update(config: Mapping[str, Any], module: str, a: Tensor, b: Tensor) -> LoraUpdate:
-    rank = a.shape[0]
+def _update(config: Mapping[str, Any], module: str, parts: Mapping[str, Tensor]) -> LoraUpdate:
+    rank = parts["A"].shape[0]
     alpha = _for_module(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", rank))
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LoraUpdate(a, b, scale, transposed=bool(config.get("fan_in_fan_out")))
+    transposed = bool(config.get("fan_in_fan_out"))
+    return LoraUpdate(parts["A"], parts["B"], scale, transposed, parts.get("magnitude_vector"))
 
 
 def _for_module(patterns: Mapping[str, float], module: str, default: float) -> float:
@@ -107,7 +118,7 @@ def _for_module(patterns: Mapping[str, float], module: str, default: float) -> f
 def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise _unsupported(directory, f"peft_type {config.get('peft_type')!r}")
-    for key in ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias"):
+    for key in ("modules_to_save", "trainable_token_indices", "lora_bias"):
         if config.get(key):
             raise _unsupported(directory, key)
     if config.get("bias", "none") != "none":
@@ -115,5 +126,5 @@ def _check_kind(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def _unsupported(directory: Path, what: str) -> FineryError:
-    message = f"{directory}: an adapter with {what} can't be merged; plain LoRA and rsLoRA adapters can."
+    message = f"{directory}: an adapter with {what} can't be merged; LoRA, rsLoRA and DoRA adapters can."
     return FineryError(Reason.UNSUPPORTED, message)

@@ -37,4 +37,4 @@ def fold(base: Path, updates: Mapping[str, LoraUpdate], destination: Path) -> It
 
 
 def _merged(tensor: Tensor, update: LoraUpdate | None) -> Tensor:
-    return tensor if update is None else (tensor.float() + update.delta()).to(tensor.dtype)
+    return tensor if update is None else update.apply(tensor).to(tensor.dtype)
