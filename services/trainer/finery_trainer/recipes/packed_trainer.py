@@ -62,7 +62,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward over the passes; the loss of what they hold, as a share of the step's."""
-        if not model.training:
+        # Not ``model``: an engine of DeepSpeed's around it says that it is in training, whatever it holds.
+        if not self.model.training:
             model.train()
         total = torch.zeros((), device=self.args.device)
         for i, one in enumerate(inputs["passes"]):
@@ -95,7 +96,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
                 outputs = model(**inputs, use_cache=False)
             total = self._fused.head.loss(outputs.logits[0], targets[0])
         count = targets.numel() if num_items_in_batch is None else num_items_in_batch
-        # DeepSpeed's engine around the model always says that it is in training.
         loss = total / count * (self.args.world_size if self.model.training else 1)
         return (loss, outputs) if return_outputs else loss
 
