@@ -42,9 +42,17 @@ class Deployments:
         self._stub = DeploymentServiceStub(calls.channel)
 
     def create(self, spec: proto.DeploymentSpec) -> proto.Deployment:
-        """Store a deployment and begin to load it."""
+        """Store a deployment and begin to load it. Interrupted, it leaves none behind."""
         request = proto.CreateDeploymentRequest(spec=spec, request_id=str(uuid.uuid4()))
-        return self._calls.unary(self._stub.CreateDeployment, request).deployment
+        try:
+            return self._calls.unary(self._stub.CreateDeployment, request).deployment
+        except FineryError:
+            raise
+        except BaseException:
+            # Whether it was made is not known. The same request again makes nothing new, and tells its name.
+            with contextlib.suppress(FineryError):
+                self.delete(self._calls.unary(self._stub.CreateDeployment, request).deployment.name)
+            raise
 
     def list(self) -> Sequence[proto.Deployment]:
         """All of them, oldest first."""
