@@ -6,6 +6,7 @@ step of a small model. Row by row it costs the sum of the rows' squares.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,17 +40,45 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    starts: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of (1, heads, T, size) queries over (1, key heads, T, size); plain SDPA when ``segments`` is None.
 
-    For ``segments`` see `row_by_row`.
+    For ``segments`` see `row_by_row`; ``starts`` (see `whole_rows`) comes with rows of which none shares a beginning.
     """
     if segments is None:
         options = {"dropout": dropout, "scaling": scaling, **kwargs}
         plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return plain
+    if starts is not None and query.is_cuda and query.dtype != torch.float32 and dropout == 0:
+        q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+        return whole_rows(q, k, v, starts, max(map(max, segments)), sliding_window, scaling)[None], None
     return row_by_row(query, key, value, segments, scaling, sliding_window, dropout), None
+
+
+def whole_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    longest: int,
+    window: int | None = None,
+    scaling: float | None = None,
+) -> Tensor:
+    """FlashAttention over rows of any lengths at once, on a GPU: (T, heads, size) and (T, key heads, size).
+
+    ``starts`` says where each row begins and the last one ends, int32, on the device.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    grouped = query.shape[1] != key.shape[1] and "enable_gqa" in inspect.signature(varlen_attn).parameters
+    options = {"enable_gqa": True} if grouped else {}
+    left = -1 if window is None or window > longest else window - 1
+    mixed: Tensor = varlen_attn(
+        query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(left, 0), **options
+    )
+    return mixed
 
 
 def row_by_row(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 if TYPE_CHECKING:
     from finery_trainer.recipes.rows import Row
@@ -33,20 +34,28 @@ def pack(rows: Sequence[Row]) -> dict[str, Any]:
     return joined | {"segments": segments, "logits_to_keep": torch.cat(kept), "shift_labels": joined["labels"]}
 
 
-def pack_apart(rows: Sequence[Row], multiple: int) -> dict[str, Any]:
+def pack_apart(
+    rows: Sequence[Row], tokens: int, predictions: int | None = None, boundaries: int | None = None
+) -> dict[str, Any]:
     """The same with every row whole, for kernels that read rows of any lengths (``starts``: where each begins, int32).
 
-    Tokens of no row fill T up to a multiple of ``multiple``; they see each other alone, and nothing is learned there.
+    Tokens of no row fill T up to ``tokens``; they see each other alone. If given, ``predictions`` is the number of
+    positions that predict, of which those that are filled in have no label, and ``boundaries`` that of ``starts``.
     """
     batch = _laid_out(rows, 0)
-    tokens = batch["input_ids"].shape[1]
-    filling = -tokens % multiple
     lengths = batch["segments"][0][1:]
+    filling = tokens - batch["input_ids"].shape[1]
     if filling:
         lengths = (*lengths, filling)
-        batch["input_ids"] = torch.cat([batch["input_ids"], torch.zeros((1, filling), dtype=torch.long)], 1)
+        batch["input_ids"] = pad(batch["input_ids"], (0, filling))
         batch["position_ids"] = torch.cat([batch["position_ids"], torch.arange(filling)[None]], 1)
+    missing = 0 if predictions is None else predictions - batch["labels"].shape[1]
+    if missing:
+        batch["logits_to_keep"] = pad(batch["logits_to_keep"], (0, missing))
+        batch["labels"] = batch["shift_labels"] = pad(batch["labels"], (0, missing), value=IGNORED)
     starts = torch.tensor([0, *lengths]).cumsum(0)
+    if boundaries is not None:
+        starts = pad(starts, (0, boundaries - starts.numel()), value=tokens)  # rows of no tokens
     return batch | {"segments": ((0, *lengths),), "starts": starts.to(torch.int32)}
 
 

@@ -15,10 +15,14 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from finery_trainer.recipes.collator import cut, learned, pack, pack_apart
 from finery_trainer.recipes.fused.fuse import FusedModel
-from finery_trainer.recipes.passes import ROW_MULTIPLE, PassLimit, pass_limit
+from finery_trainer.recipes.graphs import PassGraphs
+from finery_trainer.recipes.passes import PassLimit, pass_limit, shape_for
 
 if TYPE_CHECKING:
     from finery_trainer.recipes.rows import Row
+
+_MOST_SHAPES = 24
+"""Shapes of passes that are recorded: each takes half a second, and some memory."""
 
 
 def keep_rows(rows: Sequence[Row]) -> dict[str, Any]:
@@ -40,19 +44,21 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         self._fused = fused
         self._max_tokens = max_tokens
         self._limit: PassLimit | None = None
+        self._graphs: PassGraphs | None = None
+        self._ran = False
         self.tokens_seen = 0
         """Tokens of the rows that this process has trained on; nothing that was filled in counts."""
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], Tensor | None]:
+    ) -> tuple[list[dict[str, Any]], Tensor | int | None]:
         """The micro-batches of a step: all passes in the last one, unless DeepSpeed counts micro-batches itself."""
         batches = [batch["rows"] for batch in itertools.islice(epoch_iterator, num_batches)]
         rows = [row for batch in batches for row in batch]
         self.tokens_seen += sum(len(row.input_ids) for row in rows)
-        count = torch.tensor(learned(rows), device=device) if rows else None
+        count: Tensor | int | None = learned(rows) if rows else None
         if count is not None and self.args.world_size > 1:
-            count = self.accelerator.gather(count[None]).sum()
+            count = self.accelerator.gather(torch.tensor([count], device=device)).sum()
         if self.is_deepspeed_enabled:
             return [{"passes": (self._packed(batch),)} for batch in batches], count
         passes = tuple(self._packed(group) for group in cut(rows, self.limit.tokens)) if rows else ()
@@ -65,14 +71,20 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         # Not ``model``: an engine of DeepSpeed's around it says that it is in training, whatever it holds.
         if not self.model.training:
             model.train()
+        passes = inputs["passes"]
         total = torch.zeros((), device=self.args.device)
-        for i, one in enumerate(inputs["passes"]):
-            last = i == len(inputs["passes"]) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self.compute_loss(model, one, num_items_in_batch=num_items_in_batch)
-                options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-                self.accelerator.backward(loss, **options)
+        recording = self._records() and any("longest" in one for one in passes)
+        if recording:
+            self._recorder.attach()
+        for i, one in enumerate(passes):
+            loss = self._replay(one, num_items_in_batch) if recording and "longest" in one else None
+            if loss is None:
+                with contextlib.nullcontext() if i == len(passes) - 1 else self.accelerator.no_sync(model):
+                    loss = self.compute_loss(model, one, num_items_in_batch=num_items_in_batch)
+                    options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+                    self.accelerator.backward(loss, **options)
             total += loss.detach()
+        self._ran = self._ran or bool(passes)
         return total
 
     def compute_loss(
@@ -83,19 +95,20 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum of a pass's losses over the step's number of learned tokens; times the ranks, whose mean is taken."""
-        inputs = dict(inputs)
+        inputs = {name: _moved(value, self.args.device) for name, value in inputs.items()}
         targets = inputs.pop("shift_labels")
         inputs.pop("labels")
         if self._fused is None:
             outputs = model(**inputs, use_cache=False)
             total = torch.nn.functional.cross_entropy(outputs.logits[0].float(), targets[0], reduction="sum")
         else:
-            if model.training:
-                inputs["dropout_seeds"] = self._draw_seeds()
+            positions = inputs.pop("logits_to_keep")
+            if model.training and "dropout_seeds" not in inputs:
+                inputs["dropout_seeds"] = _moved(_draw_seeds(), self.args.device)
             with self._fused.head.deferred():
                 outputs = model(**inputs, use_cache=False)
-            total = self._fused.head.loss(outputs.logits[0], targets[0])
-        count = targets.numel() if num_items_in_batch is None else num_items_in_batch
+            total = self._fused.head.loss(outputs.logits.flatten(0, 1), positions, targets[0])
+        count = (targets >= 0).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total / count * (self.args.world_size if self.model.training else 1)
         return (loss, outputs) if return_outputs else loss
 
@@ -134,7 +147,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
     def limit(self) -> PassLimit:
         """How many tokens a pass may have, found out when the first step is packed: the model lies in memory then."""
         if self._limit is None:
-            self._limit = pass_limit(self.args.device, self._fused, self._longest(), self._max_tokens)
+            self._limit = pass_limit(self.args.device, self._fused, self._longest, self._max_tokens)
             if self._fused is not None:
                 self._fused.checkpoint(self._limit.checkpointing)
         return self._limit
@@ -144,22 +157,51 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         """Two a weight forward and two backward; the frozen weights' own gradients aren't made."""
         return int(4 * self.model.num_parameters(exclude_embeddings=True))
 
+    @functools.cached_property
     def _longest(self) -> int:
+        """Tokens of the longest row."""
         sets = [data for data in (self.train_dataset, self.eval_dataset) if data is not None]
         return max((length for data in sets for length in _lengths(data)), default=0)
 
     def _packed(self, rows: Sequence[Row]) -> dict[str, Any]:
-        device = self.args.device
-        apart = device.type == "cuda"
-        batch = pack_apart(rows, ROW_MULTIPLE) if apart else pack(rows)
+        """A pass in host memory."""
+        if self.args.device.type == "cuda":
+            shape = shape_for(rows, self.limit, self._longest)
+            batch = pack_apart(rows, shape.tokens, shape.predictions, shape.boundaries)
+            if shape.longest is not None:
+                batch["longest"] = shape.longest
+        else:
+            batch = pack(rows)
         # A mask of four dimensions is taken as it is: the attention reads segments, and a real one would be (T, T).
         batch["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-        return {name: _moved(value, device) for name, value in batch.items()}
+        return batch
 
-    def _draw_seeds(self) -> tuple[int, int]:
-        """Seeds of a pass's dropout masks, from the generator whose state checkpoints keep."""
-        low, high = torch.randint(2**31 - 1, (2,)).tolist()
-        return low, high
+    def _records(self) -> bool:
+        """Whether passes may be recorded: nothing between ranks or at the embeddings happens beside the model's own.
+
+        The first pass never is, since what is made on first use can't be made while recording.
+        """
+        alone = self.args.world_size == 1 and not self.is_deepspeed_enabled
+        return alone and self._ran and not self.model.get_input_embeddings()._forward_hooks
+
+    @functools.cached_property
+    def _recorder(self) -> PassGraphs:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return PassGraphs(self._recordable, trained, most=_MOST_SHAPES)
+
+    def _recordable(self, batch: Mapping[str, Any]) -> Tensor:
+        """A whole pass that reads nothing but its inputs."""
+        inputs = dict(batch)
+        count = inputs.pop("count")
+        loss = self.compute_loss(self.model, inputs, num_items_in_batch=count)
+        loss.backward()
+        return loss.detach()
+
+    def _replay(self, one: Mapping[str, Any], count: Tensor | int | None) -> Tensor | None:
+        fixed = {name: value for name, value in one.items() if name != "segments"}
+        fixed["segments"] = ((0, int(one["longest"])),)  # a recorded attention is launched for rows of any length
+        seeds, number = _draw_seeds(), torch.tensor(float(count or 1))
+        return self._recorder.run(_pinned(fixed | {"dropout_seeds": seeds, "count": number}))
 
 
 def _lengths(data: Any) -> Sequence[int]:
@@ -168,6 +210,15 @@ def _lengths(data: Any) -> Sequence[int]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    if not isinstance(value, Tensor) or device.type == "cpu":
+    if not isinstance(value, Tensor) or value.device.type == device.type:
         return value
     return value.pin_memory().to(device, non_blocking=True)
+
+
+def _pinned(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def _draw_seeds() -> Tensor:
+    """Seeds of a pass's dropout masks, from the generator whose state checkpoints keep."""
+    return torch.randint(2**31 - 1, (2,), dtype=torch.int32)

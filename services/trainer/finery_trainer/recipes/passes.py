@@ -1,12 +1,18 @@
-"""How many tokens one forward and backward pass takes."""
+"""How many tokens one forward and backward pass takes, and what it is filled up to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
+from finery_trainer.recipes.collator import learned
 from finery_trainer.recipes.fused.fuse import FusedModel
+
+if TYPE_CHECKING:
+    from finery_trainer.recipes.rows import Row
 
 ROW_MULTIPLE = 64
 """On a GPU the tokens of a pass are filled up to a multiple of this, the rows of the kernels' tiles."""
@@ -16,6 +22,9 @@ _GPU = 8192
 """More fill the GPU no better."""
 
 _GPU_UNFUSED = 4096
+_RECORDED = 4096
+"""Passes of up to so many tokens are recorded as graphs; larger ones run longer than their launches take."""
+
 _RESERVE = 0.12
 """Share of the free memory that stays free: fragments, and what isn't counted below."""
 
@@ -25,10 +34,21 @@ _TRANSIENT_LAYERS = 3
 
 @dataclass(frozen=True)
 class PassLimit:
-    """Tokens that a pass may have, and whether layers are computed again in the backward pass."""
+    """Tokens that a pass may have, whether layers are computed twice, and up to how many tokens graphs are recorded."""
 
     tokens: int
     checkpointing: bool = False
+    recorded: int = 0
+
+
+@dataclass(frozen=True)
+class PassShape:
+    """What a pass is filled up to: tokens, positions that predict, row boundaries, longest row."""
+
+    tokens: int
+    predictions: int | None = None
+    boundaries: int | None = None
+    longest: int | None = None
 
 
 def pass_limit(device: torch.device, fused: FusedModel | None, longest: int, wanted: int | None = None) -> PassLimit:
@@ -42,14 +62,31 @@ def pass_limit(device: torch.device, fused: FusedModel | None, longest: int, wan
 
 def limit_within(free: int, fused: FusedModel, longest: int, wanted: int) -> PassLimit:
     """The limit for so much free memory, in bytes. Without room for ``longest`` tokens, layers are computed twice."""
-    layers = len(fused.layers)
     available = free * (1 - _RESERVE) - fused.head_bytes
-    share = fused.bytes_a_token / layers
+    transient = _TRANSIENT_LAYERS * fused.bytes_a_token / len(fused.layers)
     for kept, checkpointing in ((fused.bytes_a_token, False), (fused.bytes_checkpointed, True)):
-        fits = int(available / (kept + _TRANSIENT_LAYERS * share)) // ROW_MULTIPLE * ROW_MULTIPLE
+        fits = _rounded_down(available / (kept + transient))
         if fits >= max(longest, min(wanted, 2 * ROW_MULTIPLE)):
-            return PassLimit(min(wanted, fits) if longest <= wanted else longest, checkpointing)
+            tokens = min(wanted, fits) if longest <= wanted else longest
+            # Graphs keep their memory: what they take is beside that of the largest pass.
+            spare = _rounded_down((available - fused.head_bytes) / (kept + transient) - tokens)
+            return PassLimit(tokens, checkpointing, recorded=max(0, min(_RECORDED, spare)))
     return PassLimit(max(longest, ROW_MULTIPLE), checkpointing=True)
+
+
+def shape_for(rows: Sequence[Row], limit: PassLimit, longest: int) -> PassShape:
+    """What a GPU pass is filled up to: little where each pass is launched anew, to one of few shapes where recorded."""
+    tokens = _rounded_up(sum(len(row.input_ids) for row in rows), ROW_MULTIPLE)
+    step = max(ROW_MULTIPLE, 1 << (tokens.bit_length() - 4))  # an eighth to a sixteenth
+    coarse = _rounded_up(tokens, step)
+    if coarse > limit.recorded:
+        return PassShape(tokens)
+    return PassShape(
+        tokens=coarse,
+        predictions=_rounded_up(learned(rows), coarse // 8),
+        boundaries=_rounded_up(len(rows) + 2, 32),
+        longest=_rounded_up(longest, 128),
+    )
 
 
 def free_bytes(device: torch.device) -> int:
@@ -57,3 +94,11 @@ def free_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + cached)
+
+
+def _rounded_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _rounded_down(value: float) -> int:
+    return int(value) // ROW_MULTIPLE * ROW_MULTIPLE

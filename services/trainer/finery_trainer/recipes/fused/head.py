@@ -14,29 +14,33 @@ from finery_trainer.recipes.fused.operations import Operations
 
 
 class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # torch is not checked
-    """Sum of the losses of (P, hidden) states at frozen head weights (V, hidden); the gradient is made on the way."""
+    """Sum of the losses at P of (T, hidden) states, for frozen weights (V, hidden); the gradient is made on the way."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, operations: Operations, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, positions: Tensor, targets: Tensor, operations: Operations, chunk: int
     ) -> Tensor:
         """Scalar, fp32. Logits of ``chunk`` states at a time exist."""
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        states = hidden.index_select(0, positions)
+        gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk):
+        for start in range(0, states.shape[0], chunk):
             part = slice(start, start + chunk)
-            losses, g = operations.cross_entropy(hidden[part] @ weight.t(), targets[part])
+            losses, g = operations.cross_entropy(states[part] @ weight.t(), targets[part])
             total += losses.sum()
             if gradient is not None:
                 torch.mm(g, weight, out=gradient[part])
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient, positions)
+        ctx.shape = hidden.shape
         return total
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         """See the class."""
-        (gradient,) = ctx.saved_tensors
-        return (gradient * scale).to(gradient.dtype), None, None, None, None
+        gradient, positions = ctx.saved_tensors
+        whole = gradient.new_zeros(ctx.shape)
+        whole.index_add_(0, positions, (gradient * scale).to(gradient.dtype))
+        return whole, None, None, None, None, None
 
 
 class LossHead(nn.Module):  # type: ignore[misc]  # torch is not checked
@@ -62,7 +66,8 @@ class LossHead(nn.Module):  # type: ignore[misc]  # torch is not checked
         finally:
             self._deferring = False
 
-    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the cross-entropies of (P, hidden) states and (P,) targets."""
-        total: Tensor = LinearCrossEntropy.apply(hidden, self.weight.detach(), targets, self._operations, self._chunk)
+    def loss(self, hidden: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the cross-entropies of (T, hidden) states at (P,) positions with (P,) targets, where not negative."""
+        arguments = (hidden, self.weight.detach(), positions, targets, self._operations, self._chunk)
+        total: Tensor = LinearCrossEntropy.apply(*arguments)
         return total

@@ -34,7 +34,7 @@ class FusedLayer(nn.Module):  # type: ignore[misc]  # torch is not checked
         attention_mask: Tensor | None = None,
         segments: Segments | None = None,
         starts: Tensor | None = None,
-        dropout_seeds: tuple[int, int] | None = None,
+        dropout_seeds: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -44,7 +44,7 @@ class FusedLayer(nn.Module):  # type: ignore[misc]  # torch is not checked
             plain: Tensor = self._original[0](hidden_states, attention_mask=attention_mask, **kwargs)
             return plain
         cos, sin = (part[0] for part in position_embeddings)
-        arguments = (hidden_states[0], Rotation(cos, sin), segments, starts, self._dropout(dropout_seeds))
+        arguments = (hidden_states.flatten(0, 1), Rotation(cos, sin), segments, starts, self._dropout(dropout_seeds))
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(self._packed, *arguments, use_reentrant=False, preserve_rng_state=False)[None]
         return self._packed(*arguments)[None]
@@ -59,7 +59,7 @@ class FusedLayer(nn.Module):  # type: ignore[misc]  # torch is not checked
         result: Tensor = AfterAttention.apply(x, mixed, parts, dropout, *later)
         return result
 
-    def _dropout(self, seeds: tuple[int, int] | None) -> Dropout | None:
+    def _dropout(self, seeds: Tensor | None) -> Dropout | None:
         adapters = [
             a for g in (self._parts.qkv, self._parts.o, self._parts.gate_up, self._parts.down) for a in g.present
         ]

@@ -11,25 +11,21 @@ from typing import Protocol
 
 from torch import Tensor
 
-_GOLDEN = 0x1E3779B1
-_POSITIVE = 0x7FFFFFFF
-
 
 @dataclass(frozen=True)
 class Dropout:
     """Which elements of an adapter's input are zeroed: a function of seeds, row and column, so nothing is stored."""
 
     probability: float
-    seeds: tuple[int, int]
+    seeds: Tensor
+    """Two integers in [0, 2³¹), int32, on the device: a pass's own."""
 
-    def adapter(self, index: int) -> tuple[int, int]:
-        """Seeds of the index-th adapter, both in [0, 2³¹): its mask is its own."""
-        low, high = self.seeds
-        return (low + index * _GOLDEN) & _POSITIVE, (high ^ (index * 0x05EBCA6B)) & _POSITIVE
+    first: int = 0
+    """Number of the first adapter among all of the model: each adapter's mask is its own."""
 
     def shifted(self, by: int) -> Dropout:
         """The same for adapters counted from ``by``."""
-        return Dropout(self.probability, self.adapter(by)) if by else self
+        return Dropout(self.probability, self.seeds, self.first + by)
 
 
 @dataclass(frozen=True)
@@ -150,4 +146,7 @@ class Operations(Protocol):
         """(T, i) times (o, i) transposed, both e4m3 with scales by row, in the model's type."""
 
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses of (P, V) logits, (P,) fp32, and the gradient of their sum; may reuse the logits."""
+        """Losses of (P, V) logits, (P,) fp32, and the gradient of their sum; may reuse the logits.
+
+        A negative target has no loss and no gradient.
+        """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from finery_trainer.recipes.attention import Segments, row_by_row
+from finery_trainer.recipes.attention import Segments, row_by_row, whole_rows
 
 
 class PackedAttention(Protocol):
@@ -26,26 +25,12 @@ def by_rows(q: Tensor, k: Tensor, v: Tensor, segments: Segments, starts: Tensor 
     return row_by_row(query, key, value, segments, None, window)[0]
 
 
-class VariableLength:
-    """FlashAttention over rows of any lengths at once: what a GPU computes. No beginning may be shared."""
-
-    def __init__(self) -> None:
-        from torch.nn.attention.varlen import varlen_attn
-
-        self._attend = varlen_attn
-        self._grouped = "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, starts: Tensor | None, window: int | None
-    ) -> Tensor:
-        """See `PackedAttention`."""
-        longest = max(map(max, segments))
-        options = {"enable_gqa": True} if self._grouped and q.shape[1] != k.shape[1] else {}
-        left = -1 if window is None or window > longest else window - 1
-        mixed: Tensor = self._attend(q, k, v, starts, starts, longest, longest, window_size=(left, 0), **options)
-        return mixed
+def by_flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments, starts: Tensor | None, window: int | None) -> Tensor:
+    """All rows at once: what a GPU computes. No beginning may be shared."""
+    assert starts is not None
+    return whole_rows(q, k, v, starts, max(map(max, segments)), window)
 
 
 def attention_for(device: torch.device) -> PackedAttention:
     """The attention that suits a device."""
-    return VariableLength() if device.type == "cuda" else by_rows
+    return by_flash if device.type == "cuda" else by_rows

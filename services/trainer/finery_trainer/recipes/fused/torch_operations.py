@@ -145,16 +145,20 @@ class TorchOperations(Operations):
     def cross_entropy(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         values = logits.float()
         logsum = torch.logsumexp(values, -1, keepdim=True)
-        losses = (logsum - values.gather(1, targets[:, None]))[:, 0]
+        counted = targets >= 0
+        at = targets.clamp(min=0)[:, None]
+        losses = (logsum - values.gather(1, at))[:, 0] * counted
         gradient = torch.exp(values - logsum)
-        gradient.scatter_add_(1, targets[:, None], torch.full_like(logsum, -1.0))
-        return losses, gradient.to(logits.dtype)
+        gradient.scatter_add_(1, at, torch.full_like(logsum, -1.0))
+        return losses, (gradient * counted[:, None]).to(logits.dtype)
 
 
-def keep(shape: tuple[int, int], probability: float, seeds: tuple[int, int], device: torch.device) -> Tensor:
+def keep(shape: tuple[int, int], probability: float, seeds: Tensor, adapter: int) -> Tensor:
     """Which of (rows, columns) stay: a mixing function (Wellons' "lowbias32") of the index, seeded twice on its way."""
-    low, high = seeds
-    x = torch.arange(shape[0] * shape[1], dtype=torch.int64, device=device) & _MASK
+    low, high = seeds.to(torch.int64)
+    low = (low + adapter * 0x1E3779B1) & 0x7FFFFFFF
+    high = (high ^ (adapter * 0x05EBCA6B)) & 0x7FFFFFFF
+    x = torch.arange(shape[0] * shape[1], dtype=torch.int64, device=seeds.device) & _MASK
     x = x ^ low
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK
@@ -166,7 +170,7 @@ def keep(shape: tuple[int, int], probability: float, seeds: tuple[int, int], dev
 
 
 def _dropped(x: Tensor, dropout: Dropout, adapter: int) -> Tensor:
-    mask = keep((x.shape[0], x.shape[1]), dropout.probability, dropout.adapter(adapter), x.device)
+    mask = keep((x.shape[0], x.shape[1]), dropout.probability, dropout.seeds, dropout.first + adapter)
     return x * mask / (1.0 - dropout.probability)
 
 

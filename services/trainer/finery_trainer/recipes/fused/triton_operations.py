@@ -20,12 +20,13 @@ ROW_TILE = 64
 """Token counts are multiples of this."""
 
 _COLUMN_TILE = 128
-_NORM_ROWS, _NORM_COLUMNS = 16, 256
-_GATED = {"ROWS": 64, "COLUMNS": 64, "num_warps": 8, "num_stages": 2}
-"""Tile of the gated activation's backward pass: the largest that stays in registers."""
-
-_GATED_FORWARD = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
-_HEADS_BACKWARD = {"num_warps": 4, "num_stages": 2}
+_TILE = {"ROWS": 64, "COLUMNS": 128, "num_warps": 4}
+_NORM_BACKWARD = {"ROWS": 16, "COLUMNS": 128, "num_warps": 4, "num_stages": 2}
+_GATED = {"ROWS": 32, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
+_GATED_BACKWARD = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
+_HEADS = {"ROWS": 32, "num_warps": 4}
+_HEADS_BACKWARD = {"ROWS": 32, "num_warps": 2, "num_stages": 2}
+_UP_BACKWARD = {"ROWS": 64, "num_warps": 4, "num_stages": 2}
 _PROGRAMS = 1024
 """Programs that keep a whole GPU busy: where a kernel sums over rows, they are cut into so many shares."""
 
@@ -51,9 +52,9 @@ class TritonOperations(Operations):
         rows, n = x.shape
         out = torch.empty_like(x)
         h, a, seeds, options = _down(down, g)
-        norm_backward_kernel[(rows // _NORM_ROWS,)](
+        norm_backward_kernel[(rows // _NORM_BACKWARD["ROWS"],)](
             g, h, a, *seeds, x, inverse, weight, residual.contiguous(), out, n, h.stride(0),
-            HAS_DOWN=down is not None, **options, ROWS=_NORM_ROWS, COLUMNS=_NORM_COLUMNS, num_warps=8,
+            HAS_DOWN=down is not None, **options, **_NORM_BACKWARD,
         )  # fmt: skip
         return out
 
@@ -65,7 +66,7 @@ class TritonOperations(Operations):
         out = torch.empty_like(x)
         residual_kernel[_tiles(rows, n)](
             x, y, up.own, up.b, out, n, up.h.stride(0), up.scale, R=up.rank, BLOCK_R=_block(up.rank),
-            ROWS=ROW_TILE, COLUMNS=_COLUMN_TILE, num_warps=8,
+            **_TILE,
         )  # fmt: skip
         return out
 
@@ -75,10 +76,10 @@ class TritonOperations(Operations):
             return y
         rows, heads, size = y.shape
         out = y if norm is None else y.new_empty(y.shape)
-        heads_kernel[(rows // ROW_TILE, heads)](
+        heads_kernel[(rows // _HEADS["ROWS"], heads)](
             y, *_up(up, y), *_angles(rotation, y), y if norm is None else norm.weight, out, heads * size,
             y.stride(0), _stride(up), out.stride(0), _scale(up), 0.0 if norm is None else norm.eps,
-            **_shape(up), ROTATE=rotation is not None, NORM=norm is not None, SIZE=size, ROWS=ROW_TILE, num_warps=4,
+            **_shape(up), ROTATE=rotation is not None, NORM=norm is not None, SIZE=size, **_HEADS,
         )  # fmt: skip
         return out
 
@@ -118,7 +119,7 @@ class TritonOperations(Operations):
             part_h, part_b, rows, heads * size, g.stride(0), y.stride(0), _stride(up),
             0 if out is None else out.stride(0), _scale(up), 0.0 if norm is None else norm.eps,
             **_shape(up), ROTATE=rotation is not None, NORM=norm is not None, STORE=out is not None, SIZE=size,
-            ROWS=ROW_TILE, **_HEADS_BACKWARD,
+            **(_UP_BACKWARD if out is None else _HEADS_BACKWARD),
         )  # fmt: skip
         if up is None or out_h is None:
             return None
@@ -130,10 +131,10 @@ class TritonOperations(Operations):
         rows, f = gate_up.shape[0], gate_up.shape[1] // 2
         out = gate_up.new_empty((rows, f))
         some = gate or up
-        blocks = triton.cdiv(f, _GATED_FORWARD["COLUMNS"])
+        blocks = triton.cdiv(f, _GATED["COLUMNS"])
         swiglu_kernel[(blocks, _shares(rows, blocks))](
             gate_up, *_gated(gate, up, gate_up), out, rows, f, _stride(some), _scale(some), GATE=_first(gate),
-            UP=_first(up), R=_shape(some)["R"], BLOCK_R=_shape(some)["BLOCK_R"], **_GATED_FORWARD,
+            UP=_first(up), R=_shape(some)["R"], BLOCK_R=_shape(some)["BLOCK_R"], **_GATED,
         )  # fmt: skip
         return out
 
@@ -145,8 +146,8 @@ class TritonOperations(Operations):
         some = gate or up
         r = down.rank if down is not None else _shape(some)["R"]
         kr = 0 if some is None else some.h.shape[1]
-        blocks = triton.cdiv(f, _GATED["COLUMNS"])
-        shares = _shares(rows, blocks)
+        blocks = triton.cdiv(f, _GATED_BACKWARD["COLUMNS"])
+        shares = _shares(rows, blocks // 2)
         out = torch.empty_like(gate_up)
         single = {"dtype": torch.float32}
         part_h = g.new_empty((blocks, rows, kr), **single)
@@ -158,7 +159,7 @@ class TritonOperations(Operations):
             g, gate_up, *_gated(gate, up, gate_up), h, a, *seeds, out, part_h, part_gate, part_up, part_a, largest,
             rows, f, _stride(some), _scale(some), GATE=_first(gate), UP=_first(up), DOWN=down is not None, R=r,
             BLOCK_R=_block(r), KR=kr, THRESHOLD=options["THRESHOLD"], INVERSE=options["INVERSE"], MAXIMA=maxima,
-            **_GATED,
+            **_GATED_BACKWARD,
         )  # fmt: skip
         return GatedGradients(
             out,
@@ -177,7 +178,7 @@ class TritonOperations(Operations):
         k, shares = a.shape[0] // rank, 4
         out = x.new_empty((shares, rows, a.shape[0]), dtype=torch.float32)
         down_kernel[(rows // ROW_TILE, k, shares)](
-            x, a, *dropout.seeds, out, n, rows, K=k, R=rank, BLOCK_R=_block(rank), **_mask(dropout),
+            x, a, dropout.seeds, dropout.first, out, n, rows, K=k, R=rank, BLOCK_R=_block(rank), **_mask(dropout),
             ROWS=ROW_TILE, COLUMNS=_COLUMN_TILE, num_warps=4,
         )  # fmt: skip
         return out.sum(0).to(x.dtype)
@@ -190,7 +191,7 @@ class TritonOperations(Operations):
         k, shares = g.shape[1] // rank, max(1, min(8, rows // ROW_TILE))
         out = x.new_empty((shares, g.shape[1], n), dtype=torch.float32)
         down_backward_kernel[(triton.cdiv(n, _COLUMN_TILE), k, shares)](
-            g, x, *dropout.seeds, out, n, rows, K=k, R=rank, BLOCK_R=_block(rank), **_mask(dropout),
+            g, x, dropout.seeds, dropout.first, out, n, rows, K=k, R=rank, BLOCK_R=_block(rank), **_mask(dropout),
             ROWS=ROW_TILE, COLUMNS=_COLUMN_TILE, num_warps=4,
         )  # fmt: skip
         return out.sum(0)
@@ -213,7 +214,14 @@ class TritonOperations(Operations):
         rows, n = y.shape
         h, a, seeds, options = _down(down, y)
         add_down_kernel[_tiles(rows, n)](
-            y, h, a, *seeds, n, h.stride(0), **options, ROWS=ROW_TILE, COLUMNS=_COLUMN_TILE, num_warps=8
+            y,
+            h,
+            a,
+            *seeds,
+            n,
+            h.stride(0),
+            **options,
+            **_TILE,
         )
         return y
 
@@ -247,19 +255,19 @@ class TritonOperations(Operations):
         return losses, logits
 
 
-def _down(down: Down | None, other: Tensor) -> tuple[Tensor, Tensor, tuple[int, int], dict[str, int | float]]:
+def _down(down: Down | None, other: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, int], dict[str, int | float]]:
     """g, a, seeds and the constants of a kernel that adds ``down``."""
     if down is None:
         none = {"K": 1, "R": 16, "BLOCK_R": 16, "BLOCK_K": 16, "THRESHOLD": 0, "INVERSE": 1.0}
-        return other, other, (0, 0), none
+        return other, other, (other, 0), none
     k = down.a.shape[0] // down.rank
-    seeds = (0, 0) if down.dropout is None else down.dropout.seeds
+    seeds = (other, 0) if down.dropout is None else (down.dropout.seeds, down.dropout.first)
     shape = {"K": k, "R": down.rank, "BLOCK_R": _block(down.rank), "BLOCK_K": _block(k * down.rank)}
     return down.g, down.a, seeds, shape | _mask(down.dropout)
 
 
 def _tiles(rows: int, columns: int) -> tuple[int, int]:
-    return rows // ROW_TILE, triton.cdiv(columns, _COLUMN_TILE)
+    return rows // _TILE["ROWS"], triton.cdiv(columns, _TILE["COLUMNS"])
 
 
 def _shares(rows: int, blocks: int) -> int:

@@ -37,10 +37,10 @@ def swiglu_kernel(gate_up, h, b_gate, b_up, out, T, F, stride_h, scale, GATE: tl
         tl.store(out + tl.cast(start, tl.int64) * F + at_out, result.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["low", "high"])
-def swiglu_backward_kernel(g, gate_up, h, b_gate, b_up, g_h_down, a_down, low, high, out, part_h, part_b_gate,
-                           part_b_up, part_a, maxima, T, F, stride_h, scale, GATE: tl.constexpr, UP: tl.constexpr,
-                           DOWN: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr, KR: tl.constexpr,
+@triton.jit(do_not_specialize=["first_adapter"])
+def swiglu_backward_kernel(g, gate_up, h, b_gate, b_up, g_h_down, a_down, seeds, first_adapter, out, part_h,
+                           part_b_gate, part_b_up, part_a, maxima, T, F, stride_h, scale, GATE: tl.constexpr,
+                           UP: tl.constexpr, DOWN: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr, KR: tl.constexpr,
                            THRESHOLD: tl.constexpr, INVERSE: tl.constexpr, MAXIMA: tl.constexpr, ROWS: tl.constexpr,
                            COLUMNS: tl.constexpr):  # fmt: skip
     """Some columns of one share of the rows a program, all that depends on these columns in registers.
@@ -84,7 +84,7 @@ def swiglu_backward_kernel(g, gate_up, h, b_gate, b_up, g_h_down, a_down, low, h
             state = load_state(g_h_down, rows, R, R, BLOCK_R)
             part = tl.dot(state, a, input_precision="ieee")
             if THRESHOLD > 0:
-                kept = keep(rows, columns, F, low, high, 0, THRESHOLD)
+                kept = keep(rows, columns, F, seeds, first_adapter, THRESHOLD)
                 part = tl.where(kept, part * INVERSE, 0.0)
             incoming += part
         sigmoid = tl.sigmoid(gate)

@@ -45,10 +45,11 @@ def cross_entropy_kernel(logits, targets, losses, V, BLOCK: tl.constexpr):
         running = larger
     largest = tl.max(running)
     logsum = largest + tl.log(tl.sum(total * tl.exp(running - largest)))
-    tl.store(losses + row, logsum - tl.load(at + target).to(tl.float32))
+    counted = tl.where(target >= 0, 1.0, 0.0)
+    tl.store(losses + row, (logsum - tl.load(at + tl.maximum(target, 0)).to(tl.float32)) * counted)
     tl.debug_barrier()
     for start in range(0, V, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         tile = tl.load(at + columns, mask=columns < V, other=float("-inf"))
         g = tl.exp(tile.to(tl.float32) - logsum) - tl.where(columns == target, 1.0, 0.0)
-        tl.store(at + columns, g.to(tile.dtype), mask=columns < V)
+        tl.store(at + columns, (g * counted).to(tile.dtype), mask=columns < V)
