@@ -3,6 +3,9 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
@@ -65,9 +68,17 @@ def test_what_a_client_does_wrong_is_told(stack: Stack) -> None:
     assert broken.json()["error"]["message"]
 
 
-def running_requests(stack: Stack) -> int:
-    """vLLM's own count of what it computes or has waiting, over both processes."""
-    total = 0
+@dataclass(frozen=True)
+class Work:
+    """vLLM's own counts over both processes: requests that it computes or has waiting, and tokens that it ever made."""
+
+    requests: int
+    tokens: int
+
+
+def work(stack: Stack) -> Work:
+    """What the engines do now."""
+    requests = tokens = 0
     for name in ("inference", "inference-1"):
         entry = stack.find(name)
         assert entry is not None
@@ -75,21 +86,36 @@ def running_requests(stack: Stack) -> int:
             stub = DeploymentServiceStub(channel)
             for deployment in stub.ListDeployments(ListDeploymentsRequest(), timeout=10).deployments:
                 stats = stub.GetDeploymentStats(GetDeploymentStatsRequest(name=deployment.name), timeout=10)
-                total += stats.running_requests + stats.waiting_requests
-    return total
+                requests += stats.running_requests + stats.waiting_requests
+                tokens += stats.generated_tokens
+    return Work(requests, tokens)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_before_its_first_token_frees_the_engine(stack: Stack, stream: bool) -> None:
-    """Without the abort these requests would run for hundreds of tokens each."""
+def test_a_client_that_leaves_frees_the_engine(stack: Stack, stream: bool) -> None:
+    """Each of these requests would get 900 tokens if its client stayed; all of them together get fewer than one."""
+    wait_for("an idle engine", lambda: work(stack).requests == 0, 10)
+    before = work(stack)
+    with asking_for_much(stack, stream):
+        wait_for("a running request", lambda: work(stack).requests == 1, 10)
+    wait_for("an idle engine", lambda: work(stack).requests == 0, 10)
+    for pause in (0.0, 0.02, 0.2):  # before its first token
+        with asking_for_much(stack, stream):
+            time.sleep(pause)
+    time.sleep(0.2)
+    wait_for("an idle engine", lambda: work(stack).requests == 0, 10)
+    assert 0 < work(stack).tokens - before.tokens < 900
+
+
+@contextmanager
+def asking_for_much(stack: Stack, stream: bool) -> Iterator[None]:
+    """A connection with a request for a long answer, of which nothing is read."""
     address = urlsplit(stack.base_url)
     messages = [{"role": "user", "content": "Write a very long story."}]
-    request = {"model": MODEL, "stream": stream, "max_tokens": 900, "temperature": 1.5, "messages": messages}
+    request = {"model": MODEL, "stream": stream, "max_tokens": 900, "ignore_eos": True, "messages": messages}
     body = json.dumps(request)
     lines = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json"]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
-    for pause in (0.0, 0.02, 0.2):
-        with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
-            connection.sendall((head + body).encode())
-            time.sleep(pause)
-    wait_for("an idle engine", lambda: running_requests(stack) == 0, 10)
+    with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
+        connection.sendall((head + body).encode())
+        yield

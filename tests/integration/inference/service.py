@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,16 @@ class Client:
     async def stats(self, name: str) -> d.GetDeploymentStatsResponse:
         request = d.GetDeploymentStatsRequest(name=name)
         return await self.deployments.GetDeploymentStats(request)  # type: ignore[no-any-return]
+
+    async def settled(self, name: str, wanted: Callable[[int], bool], seconds: float = 5) -> bool:
+        """Whether the engine has so many requests, running and waiting together, before the time is over."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            stats = await self.stats(name)
+            if wanted(stats.running_requests + stats.waiting_requests):
+                return True
+            await asyncio.sleep(0.02)
+        return False
 
     def generate(self, text: str, **sampling: Any) -> Any:
         chat = {"messages": [{"role": i.CHAT_ROLE_USER, "content": text}]}

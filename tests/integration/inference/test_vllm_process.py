@@ -29,17 +29,20 @@ async def test_a_real_model_through_kills_of_engine_and_service(services: Servic
         assert again == text
         assert warm.usage.prompt_tokens == complete.usage.prompt_tokens > 30
 
-        # A client that leaves before its first token leaves nothing running, by vLLM's own count.
-        prompt = {"text": "word " * 900}
+        # Clients that leave leave nothing running, by vLLM's own count: one after its request was seen running, then
+        # three before their first token. Each would get 900 tokens if it stayed.
+        before = (await client.stats(ready.name)).generated_tokens
+        call = client.generate("Tell me a long story.", max_tokens=900, ignore_eos=True)
+        assert await client.settled(ready.name, lambda running: running == 1)
+        call.cancel()
+        assert await client.settled(ready.name, lambda running: running == 0)
         for _ in range(3):
-            call = client.inference.Generate(i.GenerateRequest(model="m", text=prompt, sampling={"ignore_eos": True}))
-            call.add_done_callback(lambda _: None)
+            call = client.generate("word " * 100, max_tokens=900, ignore_eos=True)
             await asyncio.sleep(0.05)
             call.cancel()
-        deadline = time.monotonic() + 5
-        while (stats := await client.stats(ready.name)).running_requests + stats.waiting_requests:
-            assert time.monotonic() < deadline, stats
-            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        assert await client.settled(ready.name, lambda running: running == 0)
+        assert 0 < (await client.stats(ready.name)).generated_tokens - before < 900
 
         # The engine is killed in the middle of an answer: an error at once, then it is back.
         call = client.generate("Tell me a long story.", max_tokens=900, ignore_eos=True)
