@@ -17,7 +17,7 @@ from finery_shared.datasets.identity import Identity
 from finery_shared.datasets.loader import read_conversations
 from finery_shared.datasets.source import Source
 
-DEFAULT_SHARE, NO_SYSTEM_SHARE = 0.75, 0.12
+DEFAULT_SHARE, NO_SYSTEM_SHARE = 0.75, 0.08
 """Shares of rows that keep the run's own system prompt, and that have an empty one; the rest gets another's."""
 
 ALONE_SHARE = 0.65
