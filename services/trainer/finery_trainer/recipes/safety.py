@@ -19,8 +19,6 @@ from finery_trainer.spec import TrainingSpec
 _MARGIN = 64 * 2**20
 """Bytes that a save leaves free: the job database and the logs need room too."""
 
-_GIB = 2**30
-
 
 class StepMaker(Protocol):
     """The part of a Trainer that a dry run needs."""
@@ -124,9 +122,9 @@ class DiskGuard(TrainerCallback):  # type: ignore[misc]  # transformers is not c
         if free < self._size + _MARGIN:
             raise FineryError(
                 Reason.DISK_FULL,
-                f"A checkpoint takes about {self._size / _GIB:.2f} GiB, and {free / _GIB:.2f} GiB are free on the file "
-                f"system of {self._output} at step {state.global_step}. Free some, lower --save_total_limit, or choose "
-                "another --output_dir.",
+                f"A checkpoint needs about {_amount(self._size + _MARGIN)}, and at step {state.global_step} there is "
+                f"{_amount(free)} of space left on the file system of {self._output}. Free some, lower "
+                "--save_total_limit, or choose another --output_dir.",
                 path=str(self._output),
             )
 
@@ -161,6 +159,10 @@ def memory_errors(spec: TrainingSpec, longest: int) -> Iterator[None]:
             advice.append("shard the model over several GPUs: --nproc_per_node N --deepspeed default-zero3")
         text = f"The device has no memory for a training step. Either {'; or '.join(advice)}."
         raise FineryError(Reason.OUT_OF_MEMORY, text, detail=str(error)) from error
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _bad_loss(message: str) -> FineryError:
