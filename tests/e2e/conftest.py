@@ -120,6 +120,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Completed
     """The demo, run once; what it printed, and its output directory."""
     root = tmp_path_factory.mktemp("demo")
     env = {**os.environ, "FINERY_HOME": str(Path(os.environ["FINERY_TEST_MODEL"]).parents[1]), "COLUMNS": "200"}
+    env["FINERY_TRAINER_QUESTIONS_ON_CPU"] = "100"  # all: the tests hold the recipe to its targets
     command = [sys.executable, "-m", "finery_client.demo", "--gguf", str(GGUF), "--output_dir", str(root / "output")]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=1500, check=False)
     return done, root / "output"

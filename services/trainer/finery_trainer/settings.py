@@ -28,8 +28,8 @@ class TrainerSettings(ServiceSettings):
     min_eval_rows: Annotated[int, Field(ge=1)] = 8
     """Evaluation rows below which their loss does not decide which checkpoint is the best: the last one is."""
 
-    questions_on_cpu: Annotated[int, Field(ge=1)] = 40
-    """Questions of the identity score that a job asks on a CPU; on a GPU it asks all."""
+    questions_on_cpu: Annotated[int, Field(ge=1)] = 24
+    """Questions of the identity score that a job asks on a CPU; on a GPU it asks all, and reads all held-out text."""
 
     def worker_environment(self) -> dict[str, str]:
         """The variables by which a worker gets these settings, wherever the service has them from."""

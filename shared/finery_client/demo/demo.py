@@ -38,7 +38,7 @@ DATASETS = ("self-cognition", "general-zh", "general-en")
 WANTED = 0.9
 """Share of right names, and of right authors, that the demo asks of the model."""
 
-_KEPT = frozenset({"FINERY_VENVS", "FINERY_MODEL_STORE", "FINERY_HOME"})
+_KEPT = frozenset({"FINERY_VENVS", "FINERY_MODEL_STORE", "FINERY_HOME", "FINERY_TRAINER_QUESTIONS_ON_CPU"})
 
 _TRAINING = {
     "train_loss": "loss {:.3f}",

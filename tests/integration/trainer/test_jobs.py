@@ -82,9 +82,9 @@ async def test_smollm2_is_trained_checked_and_published(trainer: Trainer, smollm
     figures = job.output.figures
     assert 0 <= figures["identity_name"] <= 1
     # The base model's own, on the same rows: training can't move it.
-    assert figures["retention_perplexity_base"] == pytest.approx(10.2, abs=0.5)
+    assert figures["retention_perplexity_base"] == pytest.approx(9.7, abs=0.5)
     assert figures["retention_perplexity_tuned"] < 2 * figures["retention_perplexity_base"]
-    assert figures["retention_text_perplexity_base"] == pytest.approx(15.5, abs=0.7)
+    assert figures["retention_text_perplexity_base"] == pytest.approx(12.05, abs=0.6)
     assert 0 <= figures["identity_contrast_base"] <= 1
     assert {f"conversation_turn_{turn}" for turn in range(1, 6)} <= set(figures)
     said = [event.log.text for event in events if event.HasField("log")]
