@@ -9,6 +9,9 @@ from typing import TextIO
 _NEAR_THE_END = 16
 """Characters within which an error may come from the text being cut: the longest escape and literal are shorter."""
 
+_IN_NUMBERS = "+-.0123456789Ee"
+"""What a number may go on with where the text was cut: "0." reads as 0."""
+
 _BLANK = " \t\r\n"
 
 
@@ -68,7 +71,8 @@ class JsonStream:
                     raise self._error(error.msg) from error
             else:
                 ahead = end - self._at
-                if end < len(self._buffer) or not self._more():  # a number may go on in the next chunk
+                goes_on = type(parsed) in (int, float) and not self._buffer[end:].strip(_IN_NUMBERS)
+                if not (goes_on and self._more()):
                     self._at += ahead
                     return parsed
 

@@ -32,6 +32,13 @@ def test_members_of_an_object(fields: dict[str, object], chunk: int) -> None:
     assert {key: stream.value() for key in stream.members()} == fields
 
 
+@pytest.mark.parametrize("chunk", range(1, 9))
+def test_numbers_are_not_cut(chunk: int) -> None:
+    numbers = [0.0, -1.5e-07, 1e300, 12345678901234567890, -0.25, 0]
+    stream = JsonStream(io.StringIO(json.dumps(numbers)), chunk)
+    assert list(stream.items()) == numbers
+
+
 @few
 @hypothesis.given(rows=st.lists(st.integers(0, 5), min_size=1, max_size=9), chunk=st.integers(1, 50))
 def test_the_line_is_the_files(rows: list[int], chunk: int) -> None:
