@@ -50,6 +50,7 @@ def test_what_follows_is_what_would_have_followed(base: Path, tmp_path: Path, ki
     expected = tuned(asked, tmp_path / "whole", whole)
     checkpoint = published(asked, tuned(asked, tmp_path / "cut", cut), tmp_path / "checkpoint-3")
     assert verify(checkpoint).kind is (Kind.MODEL if kind == "full" else Kind.ADAPTER)
+    assert {path.stat().st_mode & 0o444 for path in checkpoint.rglob("*") if path.is_file()} == {0o444}
     check_resumable(checkpoint, asked.spec)
     unpack_state(checkpoint, tmp_path / "new", lambda state: check_unfinished(state, asked.spec, len(ROWS)))
     assert [c.step for c in whole_checkpoints(tmp_path / "new")] == [3]

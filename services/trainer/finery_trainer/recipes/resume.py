@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import safe_globals
 from finery_shared.artifacts import disk_errors, verify
 from finery_trainer.recipes.checkpoints import ADAPTER_FILES
 from finery_trainer.recipes.saved import read_state, seal, seconds_of
-from finery_trainer.recipes.weights import SINGLE, weight_files
+from finery_trainer.recipes.weights import SINGLE, save_readable, weight_files
 from finery_trainer.resuming import RESUME
 
 _TENSORS, _REST, _LOG = "state.safetensors", "state.json", "trainer_state.json"
@@ -45,11 +45,12 @@ def pack_state(saved: Path, target: Path, *, weights: bool) -> None:
     directory = target / RESUME
     with disk_errors(target):
         directory.mkdir()
-        save_file(tensors, directory / _TENSORS)
+        save_readable(tensors, directory / _TENSORS)
         (directory / _REST).write_text(json.dumps({"seconds": seconds_of(saved), "files": parts}), encoding="utf-8")
         shutil.copyfile(saved / _LOG, directory / _LOG)
         for file in weight_files(saved) if weights else ():
             os.link(file, directory / file.name)  # saved once, published once, never changed
+            shutil.copymode(directory / _REST, directory / file.name)
 
 
 def unpack_state(published: Path, output: Path, check: Callable[[TrainerState], None]) -> None:

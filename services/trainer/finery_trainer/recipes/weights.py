@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -29,6 +29,14 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(set(index["weight_map"].values()))]
 
 
+def save_readable(named: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file that whoever may read the directory's other new files may read, not its owner alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(dict(named), file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
 def copy_like(source: Path, model: Path, target: Path) -> None:
     """Copy a saved model's weights into another directory, every tensor in the type that it has in ``model``."""
     types = {name: tensor.dtype for name, tensor in tensors(model)}
@@ -41,7 +49,7 @@ def copy_like(source: Path, model: Path, target: Path) -> None:
                 shard[name] = tensor.to(types.get(name, tensor.dtype)).contiguous()
                 size += shard[name].nbytes
                 places[name] = file.name
-        save_file(shard, target / file.name, metadata={"format": "pt"})
+        save_readable(shard, target / file.name)
     if not (target / SINGLE).exists():
         index = {"metadata": {"total_size": size}, "weight_map": places}
         (target / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
