@@ -56,9 +56,7 @@ def qwen_7b(attention: str, *, dropout: float = 0.0, layers: int = 32) -> Any:
         base = AutoModelForCausalLM.from_config(config)
     torch.set_default_dtype(torch.float32)
     base.config.use_cache = False
-    lora = LoraConfig(
-        task_type="CAUSAL_LM", r=8, lora_alpha=32, lora_dropout=dropout, target_modules="all-linear"
-    )
+    lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=32, lora_dropout=dropout, target_modules="all-linear")
     model = get_peft_model(base, lora)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -76,3 +74,17 @@ def matmul_parameters(layers: int = 32) -> int:
 def tokens(made: Sequence[BenchmarkRow]) -> int:
     """Tokens of rows."""
     return sum(len(row.input_ids) for row in made)
+
+
+def padded(made: Sequence[BenchmarkRow]) -> dict[str, Any]:
+    """Rows as the usual collators lay them out: (rows, longest), filled up on the right."""
+    longest = max(len(row.input_ids) for row in made)
+
+    def filled(values: Sequence[int], value: int) -> list[int]:
+        return [*values, *(value for _ in range(longest - len(values)))]
+
+    return {
+        "input_ids": torch.tensor([filled(row.input_ids, 0) for row in made]),
+        "attention_mask": torch.tensor([filled([1] * len(row.input_ids), 0) for row in made]),
+        "labels": torch.tensor([filled(row.labels, -100) for row in made]),
+    }

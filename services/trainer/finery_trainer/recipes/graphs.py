@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class PassGraphs:
 
     ``compute`` makes a pass and gives its loss; gradients gather in buffers of this object that `attach` hands to the
     parameters, since a graph writes where it was recorded to write. All graphs share their memory: they run in turn.
+    At most ``most`` shapes are kept.
     """
 
     def __init__(self, compute: Callable[[Mapping[str, Any]], Tensor], parameters: Sequence[Any], most: int) -> None:
@@ -34,6 +36,8 @@ class PassGraphs:
         self._stream = torch.cuda.Stream()
         self._recorded: dict[Key, _Recorded] = {}
         self._most = most
+        self.seconds = 0.0
+        """Time spent on recording."""
 
     def attach(self) -> None:
         """Begin a step: gradients are zero, and the parameters' own."""
@@ -41,14 +45,18 @@ class PassGraphs:
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
 
-    def run(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """The loss of a pass over a batch in host memory; None if there are too many shapes to record another."""
+    def run(self, batch: Mapping[str, Any]) -> Tensor:
+        """The loss of a pass over a batch in host memory."""
         key = tuple((name, tuple(v.shape) if isinstance(v, Tensor) else v) for name, v in sorted(batch.items()))
-        found = self._recorded.get(key)
+        found = self._recorded.pop(key, None)
         if found is None:
             if len(self._recorded) >= self._most:
-                return None
-            found = self._recorded[key] = self._record(batch)
+                torch.cuda.synchronize()
+                del self._recorded[next(iter(self._recorded))]  # the one that wasn't used for longest
+            began = time.perf_counter()
+            found = self._record(batch)
+            self.seconds += time.perf_counter() - began
+        self._recorded[key] = found
         for name, value in found.inputs.items():
             value.copy_(batch[name], non_blocking=True)
         found.graph.replay()

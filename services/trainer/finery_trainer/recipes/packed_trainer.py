@@ -44,7 +44,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         self._fused = fused
         self._max_tokens = max_tokens
         self._limit: PassLimit | None = None
-        self._graphs: PassGraphs | None = None
         self._ran = False
         self.tokens_seen = 0
         """Tokens of the rows that this process has trained on; nothing that was filled in counts."""
@@ -73,12 +72,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
             model.train()
         passes = inputs["passes"]
         total = torch.zeros((), device=self.args.device)
-        recording = self._records() and any("longest" in one for one in passes)
+        recording = bool(passes) and self._ran and self._records()
         if recording:
             self._recorder.attach()
         for i, one in enumerate(passes):
-            loss = self._replay(one, num_items_in_batch) if recording and "longest" in one else None
-            if loss is None:
+            if recording:
+                loss = self._replay(one, num_items_in_batch)
+            else:
                 with contextlib.nullcontext() if i == len(passes) - 1 else self.accelerator.no_sync(model):
                     loss = self.compute_loss(model, one, num_items_in_batch=num_items_in_batch)
                     options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
@@ -144,6 +144,11 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         return tokens * self._operations_a_token if tokens else 0
 
     @property
+    def recording_seconds(self) -> float:
+        """Time spent on recording passes, so far."""
+        return self._recorder.seconds if "_recorder" in self.__dict__ else 0.0
+
+    @property
     def limit(self) -> PassLimit:
         """How many tokens a pass may have, found out when the first step is packed: the model lies in memory then."""
         if self._limit is None:
@@ -166,7 +171,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
     def _packed(self, rows: Sequence[Row]) -> dict[str, Any]:
         """A pass in host memory."""
         if self.args.device.type == "cuda":
-            shape = shape_for(rows, self.limit, self._longest)
+            shape = shape_for(rows, self._longest, recorded=self._records())
             batch = pack_apart(rows, shape.tokens, shape.predictions, shape.boundaries)
             if shape.longest is not None:
                 batch["longest"] = shape.longest
@@ -177,12 +182,13 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         return batch
 
     def _records(self) -> bool:
-        """Whether passes may be recorded: nothing between ranks or at the embeddings happens beside the model's own.
+        """Whether passes are recorded once the first has run, which makes what is made on first use.
 
-        The first pass never is, since what is made on first use can't be made while recording.
+        Not where something happens between ranks, or at the embeddings, beside the model's own.
         """
-        alone = self.args.world_size == 1 and not self.is_deepspeed_enabled
-        return alone and self._ran and not self.model.get_input_embeddings()._forward_hooks
+        if self._fused is None or self.args.device.type != "cuda" or self.args.world_size > 1:
+            return False
+        return not self.is_deepspeed_enabled and not self.model.get_input_embeddings()._forward_hooks
 
     @functools.cached_property
     def _recorder(self) -> PassGraphs:
@@ -197,7 +203,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]  # transformers is not check
         loss.backward()
         return loss.detach()
 
-    def _replay(self, one: Mapping[str, Any], count: Tensor | int | None) -> Tensor | None:
+    def _replay(self, one: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
         fixed = {name: value for name, value in one.items() if name != "segments"}
         fixed["segments"] = ((0, int(one["longest"])),)  # a recorded attention is launched for rows of any length
         seeds, number = _draw_seeds(), torch.tensor(float(count or 1))

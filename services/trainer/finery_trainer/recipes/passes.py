@@ -22,8 +22,8 @@ _GPU = 8192
 """More fill the GPU no better."""
 
 _GPU_UNFUSED = 4096
-_RECORDED = 4096
-"""Passes of up to so many tokens are recorded as graphs; larger ones run longer than their launches take."""
+_COARSEST = 256
+"""Tokens by which shapes of recorded passes differ at most."""
 
 _RESERVE = 0.12
 """Share of the free memory that stays free: fragments, and what isn't counted below."""
@@ -34,11 +34,10 @@ _TRANSIENT_LAYERS = 3
 
 @dataclass(frozen=True)
 class PassLimit:
-    """Tokens that a pass may have, whether layers are computed twice, and up to how many tokens graphs are recorded."""
+    """Tokens that a pass may have, and whether layers are computed again in the backward pass."""
 
     tokens: int
     checkpointing: bool = False
-    recorded: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,17 @@ def limit_within(free: int, fused: FusedModel, longest: int, wanted: int) -> Pas
     for kept, checkpointing in ((fused.bytes_a_token, False), (fused.bytes_checkpointed, True)):
         fits = _rounded_down(available / (kept + transient))
         if fits >= max(longest, min(wanted, 2 * ROW_MULTIPLE)):
-            tokens = min(wanted, fits) if longest <= wanted else longest
-            # Graphs keep their memory: what they take is beside that of the largest pass.
-            spare = _rounded_down((available - fused.head_bytes) / (kept + transient) - tokens)
-            return PassLimit(tokens, checkpointing, recorded=max(0, min(_RECORDED, spare)))
+            return PassLimit(min(wanted, fits) if longest <= wanted else longest, checkpointing)
     return PassLimit(max(longest, ROW_MULTIPLE), checkpointing=True)
 
 
-def shape_for(rows: Sequence[Row], limit: PassLimit, longest: int) -> PassShape:
-    """What a GPU pass is filled up to: little where each pass is launched anew, to one of few shapes where recorded."""
+def shape_for(rows: Sequence[Row], longest: int, *, recorded: bool) -> PassShape:
+    """What a GPU pass is filled up to: one of few shapes where passes are recorded, else to whole tiles."""
     tokens = _rounded_up(sum(len(row.input_ids) for row in rows), ROW_MULTIPLE)
-    step = max(ROW_MULTIPLE, 1 << (tokens.bit_length() - 4))  # an eighth to a sixteenth
-    coarse = _rounded_up(tokens, step)
-    if coarse > limit.recorded:
+    if not recorded:
         return PassShape(tokens)
+    step = min(_COARSEST, max(ROW_MULTIPLE, 1 << (tokens.bit_length() - 4)))  # a sixteenth to an eighth, or less
+    coarse = _rounded_up(tokens, step)
     return PassShape(
         tokens=coarse,
         predictions=_rounded_up(learned(rows), coarse // 8),

@@ -96,7 +96,7 @@ class Operations(Protocol):
     def norm_backward(
         self, g: Tensor, down: Down | None, x: Tensor, inverse: Tensor, weight: Tensor, residual: Tensor
     ) -> Tensor:
-        """Gradient of the norm's input from that of its output (``down`` included), plus ``residual``."""
+        """Gradient of the norm's input from that of its output and ``down``, plus ``residual``. May reuse g."""
 
     def residual(self, x: Tensor, y: Tensor, up: Up | None) -> Tensor:
         """X + y + what the adapter adds to y."""

@@ -21,7 +21,6 @@ ROW_TILE = 64
 
 _COLUMN_TILE = 128
 _TILE = {"ROWS": 64, "COLUMNS": 128, "num_warps": 4}
-_NORM_BACKWARD = {"ROWS": 16, "COLUMNS": 128, "num_warps": 4, "num_stages": 2}
 _GATED = {"ROWS": 32, "COLUMNS": 64, "num_warps": 4, "num_stages": 2}
 _GATED_BACKWARD = {"ROWS": 64, "COLUMNS": 64, "num_warps": 4, "num_stages": 3}
 _HEADS = {"ROWS": 32, "num_warps": 4}
@@ -51,11 +50,11 @@ class TritonOperations(Operations):
     ) -> Tensor:
         rows, n = x.shape
         out = torch.empty_like(x)
-        h, a, seeds, options = _down(down, g)
-        norm_backward_kernel[(rows // _NORM_BACKWARD["ROWS"],)](
-            g, h, a, *seeds, x, inverse, weight, residual.contiguous(), out, n, h.stride(0),
-            HAS_DOWN=down is not None, **options, **_NORM_BACKWARD,
-        )  # fmt: skip
+        block = triton.next_power_of_2(n)
+        whole = self.add_down(g, down)
+        norm_backward_kernel[(rows,)](
+            whole, x, inverse, weight, residual.contiguous(), out, n, BLOCK=block, num_warps=_warps(block)
+        )
         return out
 
     @override

@@ -40,9 +40,9 @@ def swiglu_kernel(gate_up, h, b_gate, b_up, out, T, F, stride_h, scale, GATE: tl
 @triton.jit(do_not_specialize=["first_adapter"])
 def swiglu_backward_kernel(g, gate_up, h, b_gate, b_up, g_h_down, a_down, seeds, first_adapter, out, part_h,
                            part_b_gate, part_b_up, part_a, maxima, T, F, stride_h, scale, GATE: tl.constexpr,
-                           UP: tl.constexpr, DOWN: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr, KR: tl.constexpr,
-                           THRESHOLD: tl.constexpr, INVERSE: tl.constexpr, MAXIMA: tl.constexpr, ROWS: tl.constexpr,
-                           COLUMNS: tl.constexpr):  # fmt: skip
+                           UP: tl.constexpr, DOWN: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr,
+                           KR: tl.constexpr, THRESHOLD: tl.constexpr, INVERSE: tl.constexpr, MAXIMA: tl.constexpr,
+                           ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """Some columns of one share of the rows a program, all that depends on these columns in registers.
 
     Writes the gradients of gate and up (T, 2·F); per column block that of h, (blocks, T, KR), and the rows' largest

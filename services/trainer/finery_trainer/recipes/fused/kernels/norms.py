@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from finery_trainer.recipes.fused.kernels.low_rank import add_down_tile, load_state, load_up
+from finery_trainer.recipes.fused.kernels.low_rank import load_state, load_up
 
 
 @triton.jit
@@ -22,48 +22,21 @@ def norm_kernel(x, weight, out, inverse, N, eps, BLOCK: tl.constexpr):
     tl.store(inverse + row, r)
 
 
-@triton.jit(do_not_specialize=["first"])
-def norm_backward_kernel(g, h, a, seeds, first, x, inverse, weight, residual, out, N, stride_g, HAS_DOWN: tl.constexpr,
-                         K: tl.constexpr, R: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
-                         THRESHOLD: tl.constexpr, INVERSE: tl.constexpr, ROWS: tl.constexpr,
-                         COLUMNS: tl.constexpr):  # fmt: skip
-    """The residual plus the gradient of the norm's input; a few rows a program, in two passes over their columns.
-
-    The first leaves the whole gradient of the norm's output in ``out``, for the second to read from the cache.
-    """
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    base = tl.program_id(0).to(tl.int64) * ROWS * N
-    within = tl.arange(0, ROWS)[:, None] * N
-    r = tl.load(inverse + rows)[:, None]
-    inner = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, N, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        mask = columns[None, :] < N
-        at = within + columns[None, :]
-        tile = tl.load(g + base + at, mask=mask, other=0.0)
-        whole = tile.to(tl.float32)
-        if HAS_DOWN:
-            whole = add_down_tile(whole, h, a, seeds, first, rows, columns, N, stride_g, K, R, BLOCK_R, BLOCK_K,
-                                  THRESHOLD, INVERSE)  # fmt: skip
-            tl.store(out + base + at, whole.to(tile.dtype), mask=mask)
-        w = tl.load(weight + columns, mask=columns < N, other=0.0).to(tl.float32)
-        values = tl.load(x + base + at, mask=mask, other=0.0).to(tl.float32)
-        inner += tl.sum(whole * w[None, :] * values, 1)
-    mean = (inner / N)[:, None] * r * r
-    tl.debug_barrier()
-    for start in range(0, N, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        mask = columns[None, :] < N
-        at = within + columns[None, :]
-        if HAS_DOWN:
-            whole = tl.load(out + base + at, mask=mask, other=0.0).to(tl.float32)
-        else:
-            whole = tl.load(g + base + at, mask=mask, other=0.0).to(tl.float32)
-        w = tl.load(weight + columns, mask=columns < N, other=0.0).to(tl.float32)
-        values = tl.load(x + base + at, mask=mask, other=0.0)
-        rest = tl.load(residual + base + at, mask=mask, other=0.0).to(tl.float32)
-        result = rest + r * (whole * w[None, :] - values.to(tl.float32) * mean)
-        tl.store(out + base + at, result.to(values.dtype), mask=mask)
+@triton.jit
+def norm_backward_kernel(g, x, inverse, weight, residual, out, N, BLOCK: tl.constexpr):
+    """The residual plus the gradient of the norm's input, one row a program."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < N
+    at = row * N + columns
+    tile = tl.load(x + at, mask=mask, other=0.0)
+    values = tile.to(tl.float32)
+    weighted = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+    weighted *= tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
+    rest = tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    r = tl.load(inverse + row)
+    mean = tl.sum(weighted * values) / N * r * r
+    tl.store(out + at, (rest + r * (weighted - values * mean)).to(tile.dtype), mask=mask)
 
 
 @triton.jit
