@@ -56,7 +56,7 @@ def _check_ranks(spec: TrainingSpec, machine: Machine) -> None:
 def _check_deepspeed(spec: TrainingSpec, machine: Machine) -> None:
     if not spec.deepspeed:
         return
-    stage = zero.stage(zero.read(spec))
+    zero.read(spec)
     if spec.nproc_per_node == 1 and spec.cuda_visible_devices is not None and machine.gpus > 1:
         raise _refused(
             "deepspeed",
@@ -65,12 +65,6 @@ def _check_deepspeed(spec: TrainingSpec, machine: Machine) -> None:
         )
     if not machine.gpus and spec.dtype == "fp16":
         raise _refused("dtype", "DeepSpeed has no fp16 arithmetic on a CPU. Use --dtype bf16 or fp32.")
-    if spec.use_dora and stage == 3:
-        raise _refused(
-            "use_dora",
-            "DoRA needs the norms of whole weights, and ZeRO-3 leaves each rank a part of them. Use --deepspeed "
-            "default-zero2, or leave --use_dora out.",
-        )
 
 
 def _check_fp8(spec: TrainingSpec, machine: Machine) -> None:
