@@ -39,7 +39,7 @@ LIBRARY_TESTS := tests/unit/shared/datasets tests/unit/shared/models tests/unit/
 export FINERY_TEST_MODEL ?= $(FINERY_HOME)/models/$(MODEL)
 
 test-core: env-core ## run the tests that need no model
-	$(CORE)/$(PYTEST) tests/unit/shared tests/unit/client tests/unit/gateway tests/contract tests/integration/gateway
+	$(CORE)/$(PYTEST) -n 3 --dist loadfile tests/unit/shared tests/unit/client tests/unit/gateway tests/contract tests/integration/gateway
 
 test-trainer: env-trainer model ## run the trainer's tests
 	$(VENVS)/trainer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/trainer tests/integration/trainer
