@@ -22,7 +22,7 @@ def too_small(plan: TrainingPlan, steps: int) -> str | None:
     recipe = plan.model.spec.recipe.learning_rate if spec.sft_type == "lora" else None
     suggested = recipe or _USUAL[spec.sft_type]
     factor = _STEPS_NEEDED * suggested / (spec.learning_rate * steps)
-    if not plan.teaches_identity or factor <= 1:
+    if not spec.teaches_identity or factor <= 1:
         return None
     remedies = [f"--learning_rate to {suggested:g}"] if spec.learning_rate < suggested else []
     if spec.max_steps is not None:

@@ -11,18 +11,14 @@ from typing import Any
 from finery_shared.datasets import Selection, parse, select
 from finery_shared.datasets.grammar import HubName
 from finery_shared.datasets.hubs import DatasetHub
-from finery_shared.datasets.registry import find
 from finery_shared.datasets.self_cognition import SelfCognitionMix
-from finery_shared.datasets.source import locate
+from finery_shared.datasets.source import is_remote, locate
 from finery_shared.errors import FineryError, Reason, invalid
-from finery_shared.models import ModelHub, ResolvedModel, resolve
-from finery_shared.models import find as find_model
+from finery_shared.models import FoundModel, ModelHub, ModelSpec, Recipe, ResolvedModel, find, find_model
 from finery_trainer import zero
 from finery_trainer.combinations import check_combination, look_around
 from finery_trainer.resuming import check_resumable
 from finery_trainer.spec import TrainingSpec, fill
-
-SELF_COGNITION = "self-cognition"
 
 
 @dataclass(frozen=True)
@@ -32,12 +28,6 @@ class TrainingPlan:
     spec: TrainingSpec
     model: ResolvedModel
     target_modules: tuple[str, ...]
-
-    @property
-    def teaches_identity(self) -> bool:
-        """Whether the model is given a new name, so that asking for it afterwards makes sense."""
-        entries = [find(parse(text).name) for text in self.spec.datasets]
-        return any(entry is not None and entry.name == SELF_COGNITION for entry in entries)
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class TrainingData:
 
 
 class Planner:
-    """Resolves and checks requests; the same at Create and in the worker."""
+    """Checks requests at Create, as far as this machine can, and resolves them in the worker."""
 
     def __init__(
         self,
@@ -67,66 +57,78 @@ class Planner:
         self._checked_at_once = checked_at_once
         self._cache = cache
 
-    def checked_plan(self, given: Mapping[str, Any]) -> TrainingPlan:
-        """The plan for a request, its data checked too; raises what `plan` and `check_data` raise."""
-        plan = self.plan(given)
-        self.check_data(plan)
-        return plan
+    def accept(self, given: Mapping[str, Any]) -> TrainingSpec:
+        """What a request sets, checked and filled in, without asking a hub: what a hub has is fetched by the worker.
+
+        Every row is read and checked, unless there are too many to do it while a caller waits. Raises what `plan` and
+        `load_data` raise.
+        """
+        found = self._find(given)
+        spec = self._filled(given, found.model_type, found.spec)
+        if not spec.datasets:
+            raise invalid("dataset", "say what to train on, for instance --dataset self-cognition#500 or a file.")
+        sizes = [_size(path) for path in self._local_data(spec)]
+        if sum(sizes) <= self._checked_at_once and len(sizes) == len(spec.datasets) + len(spec.val_datasets):
+            self.load_data(spec)
+        return spec
 
     def plan(self, given: Mapping[str, Any]) -> TrainingPlan:
         """The plan for what a request sets (see `convert.given`). Reads the model's small files, no data.
 
-        Raises INVALID_ARGUMENT naming the field, UNSUPPORTED, PATH_NOT_ALLOWED, and what `resolve` raises.
+        Fetches a model that only a hub has, which may take as long as it does. Raises INVALID_ARGUMENT naming the
+        field, UNSUPPORTED, PATH_NOT_ALLOWED, and what `find_model` and `FoundModel.fetched` raise.
         """
+        model = self._find(given).fetched()
+        spec = self._filled(given, model.spec.model_type, model.spec)
+        return TrainingPlan(spec, model, model.spec.targets.select(spec.lora_target_modules))
+
+    def _find(self, given: Mapping[str, Any]) -> FoundModel:
         self._check_output(given["output_dir"])
-        path = given["model_id_or_path"]
-        model = resolve(
+        return find_model(
             given["model_type"] or None,
-            path or None,
+            given["model_id_or_path"] or None,
             store=self._store,
             hubs=self._model_hubs,
             check_path=self._check_path,
         )
-        registered = find_model(model.spec.model_type) is not None
-        name = model.spec.model_type if registered or os.path.isabs(path) else given["model_type"]
-        spec = fill({**given, "model_type": name}, model.spec.recipe)
-        if model.spec.quantized:
-            raise FineryError(
-                Reason.UNSUPPORTED,
-                f"{model.spec.model_type} is quantized, and only whole weights can be fine-tuned: name the model that "
-                "it was made from.",
-                field="model_type",
-            )
+
+    def _filled(self, given: Mapping[str, Any], model_type: str, known: ModelSpec | None) -> TrainingSpec:
+        """The whole spec, by what is known of the model: nothing, before a model that no table names was fetched."""
+        named = find(model_type) is not None or os.path.isabs(given["model_id_or_path"])
+        name = model_type if named else given["model_type"]
+        spec = fill({**given, "model_type": name}, known.recipe if known else Recipe())
+        if known is not None:
+            if known.quantized:
+                raise FineryError(
+                    Reason.UNSUPPORTED,
+                    f"{model_type} is quantized, and only whole weights can be fine-tuned: name the model that it was "
+                    "made from.",
+                    field="model_type",
+                )
+            known.targets.select(spec.lora_target_modules)
         if spec.resume_from_checkpoint:
             check_resumable(self._check_path(spec.resume_from_checkpoint, "resume_from_checkpoint"), spec)
         if file := zero.file_of(spec.deepspeed):
             self._check_path(file, "deepspeed")
         check_combination(spec, look_around(spec, os.environ))
-        return TrainingPlan(spec, model, model.spec.targets.select(spec.lora_target_modules))
+        return spec
 
-    def check_data(self, plan: TrainingPlan) -> None:
-        """Read and check every row, unless there are too many to do it while a caller waits.
+    def _local_data(self, spec: TrainingSpec) -> list[Path]:
+        """Files and directories of the data sets that no hub has to be asked for."""
+        paths = []
+        for field, texts in (("dataset", spec.datasets), ("val_dataset", spec.val_datasets)):
+            for dataset in (one for one in map(parse, texts) if not is_remote(one)):
+                path = locate(dataset, self._dataset_hubs).path
+                if os.path.isabs(dataset.name):
+                    self._check_path(path, field)
+                paths.append(path)
+        return paths
 
-        Raises what `select` raises, and PATH_NOT_ALLOWED.
-        """
-        if not plan.spec.datasets:
-            raise invalid("dataset", "say what to train on, for instance --dataset self-cognition#500 or a file.")
-        size = 0
-        for field, texts in (("dataset", plan.spec.datasets), ("val_dataset", plan.spec.val_datasets)):
-            for spec in map(parse, texts):
-                source = locate(spec, self._dataset_hubs).path
-                if os.path.isabs(spec.name):
-                    self._check_path(source, field)
-                size += _size(source)
-        if size <= self._checked_at_once:
-            self.load_data(plan)
-
-    def load_data(self, plan: TrainingPlan, tick: Callable[[], None] = lambda: None) -> TrainingData:
+    def load_data(self, spec: TrainingSpec, tick: Callable[[], None] = lambda: None) -> TrainingData:
         """Read and check all rows, and draw those for training and evaluation.
 
         ``tick`` is called for every row; what it raises ends the reading. Raises what `select` raises.
         """
-        spec = plan.spec
         selection = select(
             spec.datasets,
             val_datasets=spec.val_datasets,
@@ -136,7 +138,7 @@ class Planner:
             authors=spec.model_authors,
             system=spec.system or "",
             hubs=self._dataset_hubs,
-            mix=SelfCognitionMix.shipped(spec.system or "") if plan.teaches_identity else None,
+            mix=SelfCognitionMix.shipped(spec.system or "") if spec.teaches_identity else None,
             tick=tick,
         )
         return TrainingData(selection, self._cache)

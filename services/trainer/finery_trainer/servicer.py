@@ -34,9 +34,9 @@ class TrainerServicer(TrainerServiceServicer):
         asked = request.spec.SerializeToString(deterministic=True)
         record = await asyncio.to_thread(self._store.find_request, request.request_id, asked)
         if record is None:
-            plan = await asyncio.to_thread(self._planner.checked_plan, given(request.spec))
-            spec = to_spec(plan.spec).SerializeToString(deterministic=True)
-            record = await self._engine.create(spec, plan.spec.output_dir, request.request_id, asked)
+            spec = await asyncio.to_thread(self._planner.accept, given(request.spec))
+            stored = to_spec(spec).SerializeToString(deterministic=True)
+            record = await self._engine.create(stored, spec.output_dir, request.request_id, asked)
         return pb.CreateTrainingJobResponse(training_job=to_job(record))
 
     async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Context) -> pb.GetTrainingJobResponse:

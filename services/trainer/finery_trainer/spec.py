@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from finery_shared.datasets import parse
+from finery_shared.datasets.registry import find
 from finery_shared.errors import FineryError, invalid
 from finery_shared.models import Recipe
 
 ROWS_A_STEP = 16
 """Rows of one optimizer step, unless batch size and accumulation say otherwise."""
+
+SELF_COGNITION = "self-cognition"
 
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -70,6 +74,12 @@ class TrainingSpec(BaseModel):
     deepspeed: str = ""
     cuda_visible_devices: str | None = None
     nproc_per_node: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    @property
+    def teaches_identity(self) -> bool:
+        """Whether the model is given a new name, so that asking for it afterwards makes sense."""
+        entries = [find(parse(text).name) for text in self.datasets]
+        return any(entry is not None and entry.name == SELF_COGNITION for entry in entries)
 
 
 FULL_LEARNING_RATE = 1e-5

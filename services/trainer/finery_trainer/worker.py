@@ -19,7 +19,7 @@ def train(context: WorkerContext, written: Callable[[Path], None] = lambda _dire
     settings = TrainerSettings.load()
     planner = make_planner(settings)
     plan = planner.plan(given(TrainingSpec.FromString(context.spec)))
-    data = planner.load_data(plan, lambda: _stop_before_the_first_step(context))
+    data = planner.load_data(plan.spec, lambda: _stop_before_the_first_step(context))
     context.progress(0, 0, "loading")
     from finery_trainer.recipes.sft import Sft  # imports torch: what the plan refuses is refused before
 

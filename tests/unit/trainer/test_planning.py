@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finery_shared.errors import FineryError, Reason
+from finery_shared.models import ModelSpec
 from finery_trainer.bootstrap import make_planner
 from finery_trainer.planning import Planner
 from finery_trainer.settings import TrainerSettings
@@ -34,36 +35,38 @@ def request_(tmp_path: Path) -> dict[str, Any]:
 
 def refused(planner: Planner, given: dict[str, Any]) -> FineryError:
     with pytest.raises(FineryError) as caught:
-        planner.checked_plan(given)
+        planner.accept(given)
     return caught.value
 
 
 def test_a_local_directory_alone_is_enough(planner: Planner, request_: dict[str, Any], tmp_path: Path) -> None:
-    plan = planner.checked_plan(request_)
+    plan = planner.plan(request_)
+    assert plan.spec == planner.accept(request_)
     assert plan.model.path == tmp_path / "my-chat"
     assert plan.spec.model_type == "my-chat"
     assert plan.target_modules == ("q_proj", "k_proj", "v_proj")
-    assert not plan.teaches_identity
+    assert not plan.spec.teaches_identity
     assert not (tmp_path / "output").exists()
 
 
 def test_a_filled_request_gives_the_same_plan(planner: Planner, request_: dict[str, Any]) -> None:
-    plan = planner.checked_plan({**request_, "lora_target_modules": ("ALL",)})
-    assert planner.plan(plan.spec.model_dump()) == plan
+    given = {**request_, "lora_target_modules": ("ALL",)}
+    plan = planner.plan(planner.accept(given).model_dump())
+    assert planner.plan(given) == plan
     assert len(plan.target_modules) == 7
 
 
 def test_the_store_serves_a_registered_model(planner: Planner, request_: dict[str, Any], tmp_path: Path) -> None:
     stored = write_small_files(tmp_path / "home" / "models" / "smollm2-135m-instruct")
     given = {**request_, "model_type": "smollm2-135m-instruct", "model_id_or_path": ""}
-    plan = planner.checked_plan(given)
+    plan = planner.plan(given)
     assert plan.model.path == stored
     assert plan.spec.learning_rate == plan.model.spec.recipe.learning_rate
 
 
 def test_self_cognition_teaches_an_identity(planner: Planner, request_: dict[str, Any]) -> None:
     named = {**request_, "datasets": ("self_cognition#9", "general-en"), "model_names": ("N",), "model_authors": ("A",)}
-    assert planner.checked_plan(named).teaches_identity
+    assert planner.accept(named).teaches_identity
 
 
 @pytest.mark.parametrize(
@@ -123,8 +126,8 @@ def test_validation_data_are_checked_like_training_data(
     elsewhere.write_text(rows.read_text())
     error = refused(planner, {**request_, "val_datasets": (str(elsewhere),)})
     assert (error.reason, error.metadata["field"]) == (Reason.PATH_NOT_ALLOWED, "val_dataset")
-    plan = planner.checked_plan({**request_, "val_datasets": (str(rows),), "dataset_test_ratio": 0.5})
-    selection = planner.load_data(plan).selection
+    spec = planner.accept({**request_, "val_datasets": (str(rows),), "dataset_test_ratio": 0.5})
+    selection = planner.load_data(spec).selection
     assert (len(selection.val), selection.report[0].val, selection.report[0].train) == (3, 0, 133)
     rows.write_text('{"query": "q"}\n')
     assert "rows.jsonl, line 1" in refused(planner, {**request_, "val_datasets": (str(rows),)}).message
@@ -138,9 +141,9 @@ def test_reading_can_be_ended(planner: Planner, request_: dict[str, Any]) -> Non
         if len(read) == 5:
             raise KeyboardInterrupt
 
-    plan = planner.checked_plan(request_)
+    spec = planner.accept(request_)
     with pytest.raises(KeyboardInterrupt):
-        planner.load_data(plan, tick)
+        planner.load_data(spec, tick)
     assert len(read) == 5
 
 
@@ -148,9 +151,46 @@ def test_large_files_are_left_to_the_worker(request_: dict[str, Any], tmp_path: 
     rows = tmp_path / "rows.jsonl"
     rows.write_text("not json\n")
     settings = TrainerSettings(home=tmp_path / "home", allowed_roots=(tmp_path,), checked_at_once=5)
-    plan = make_planner(settings).checked_plan({**request_, "datasets": (str(rows),)})
+    spec = make_planner(settings).accept({**request_, "datasets": (str(rows),)})
     with pytest.raises(FineryError, match="line 1"):
-        make_planner(settings).load_data(plan)
+        make_planner(settings).load_data(spec)
+
+
+class DeadHub:
+    """A hub, for models and data sets, that can't be reached."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def id_of(self, spec: ModelSpec) -> str | None:
+        return spec.hf_id
+
+    def holds(self, path: Path) -> bool:
+        return False
+
+    def cached(self, repo_id: str) -> Path | None:
+        return None
+
+    def download(self, repo_id: str) -> Path:
+        self.asked.append(repo_id)
+        raise FineryError(Reason.MODEL_UNREACHABLE, "No network.")
+
+    def fetch(self, dataset_id: str) -> Path:
+        self.asked.append(dataset_id)
+        raise FineryError(Reason.DATASET_UNREACHABLE, "No network.")
+
+
+def test_hubs_are_asked_by_the_worker_alone(request_: dict[str, Any], tmp_path: Path) -> None:
+    hub = DeadHub()
+    planner = Planner(tmp_path / "models", [hub], {"HF": hub}, lambda path, _: Path(path), 2**20, tmp_path / "cache")
+    given = {**request_, "model_type": "qwen1half-7b-chat", "model_id_or_path": "", "datasets": ("alpaca-en#5",)}
+    spec = planner.accept(given)
+    assert (spec.model_type, spec.learning_rate, hub.asked) == ("qwen1half-7b-chat", 1e-4, [])
+    with pytest.raises(FineryError, match="--model_id_or_path"):
+        planner.plan(spec.model_dump())
+    with pytest.raises(FineryError, match="No network"):
+        planner.load_data(spec)
+    assert hub.asked == ["Qwen/Qwen1.5-7B-Chat", "vicgalle/alpaca-gpt4"]
 
 
 def test_data_outside_the_allowed_directories_is_refused(

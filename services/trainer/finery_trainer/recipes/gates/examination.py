@@ -40,7 +40,7 @@ class Examiner:
     def __init__(self, plan: TrainingPlan, tokenizer: Any, between: Callable[[], None], questions: int | None) -> None:
         self._spec = plan.spec
         self._model_spec = plan.model.spec
-        self._teaches_identity = plan.teaches_identity
+        self._teaches_identity = plan.spec.teaches_identity
         self._tokenizer = tokenizer
         self._between = between
         self._questions = questions
