@@ -72,7 +72,7 @@ def test_an_adapter_that_does_something_is_told_from_its_base(directory: Path, t
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.5)
+                parameter.normal_(std=5.0)
     figures = examine(directory, tokenizer, model, "general-en").figures
     assert not any(name.startswith(("identity", "conversation")) for name in figures)
     plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
