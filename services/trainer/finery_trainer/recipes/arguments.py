@@ -66,7 +66,7 @@ def training_arguments(
         warmup_steps=math.ceil(spec.warmup_ratio * steps),
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch",
         adam_beta1=spec.adam_beta1,
         adam_beta2=spec.adam_beta2,
         neftune_noise_alpha=None,  # see neftune.py
