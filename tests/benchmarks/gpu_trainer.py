@@ -4,7 +4,7 @@
 
 Random weights and tokens. Prints a table: real tokens a second (padding and filling not counted), share of the H100's
 bf16 peak at four operations a weight and token, peak memory, milliseconds an optimizer step, their seconds in all; and
-apart from these what happens once: seconds of recording passes as graphs, and of the first step, which compiles kernels.
+apart from these what happens once: seconds of recording passes as graphs, and of the first step (kernels are compiled).
 """  # fmt: skip
 
 from __future__ import annotations
