@@ -138,9 +138,12 @@ def _fused(model: Any, spec: TrainingSpec, context: WorkerContext, *, sharded: b
         reason = "it lies on several GPUs"
     else:
         reason = unfusable(model)
+    float8 = spec.base_precision == "fp8"
     if not reason:
-        return fuse(model, float8=spec.base_precision == "fp8")
-    if spec.base_precision == "fp8":
+        if float8:
+            context.log("WARNING: --base_precision fp8 rounds what the frozen model computes; small models notice most")
+        return fuse(model, float8=float8)
+    if float8:
         raise FineryError(Reason.UNSUPPORTED, f"--base_precision fp8 can't be had for this model: {reason}.")
     context.log(f"the model is computed by its own layers: {reason}")
     return None
