@@ -133,9 +133,8 @@ class SftArguments:
     """Seed for weights, dropout and data order (default: 42)."""
 
     base_precision: Maybe[Literal["auto", "fp8"]] = None
-    """Precision of the frozen base's matrix products (default: auto, as --dtype).
-
-    fp8 needs a GPU that has it. It is faster, and rounds what the base computes; compare the score before you keep it."""
+    """Precision of the frozen base's matrix products (default: auto, as --dtype). fp8 needs a GPU that has it; it is
+    faster, and rounds what the base computes: compare the score before you keep it."""
 
     deepspeed: Text = ""
     """DeepSpeed's configuration: default-zero2, default-zero3, or a JSON file."""
