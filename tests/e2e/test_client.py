@@ -19,17 +19,19 @@ from tests.e2e.conftest import MODEL, Stack, wait_for
 
 
 def test_the_guides_conversation(stack: Stack) -> None:
-    """The calls of the guide's client: one growing conversation, then streaming with an unguarded delta.content."""
+    """The calls of the guide's client: one growing conversation, then streaming with an unguarded delta.content.
+
+    It samples, so what a model of this size says is not asserted here.
+    """
     client = stack.client()
     model_type = client.models.list().data[0].id
     assert model_type == MODEL
     messages: list[openai.types.chat.ChatCompletionMessageParam] = []
-    for query, wanted in [("你是谁？", "小黄"), ("what's your name?", "Xiao Huang"), ("你是谁研发的？", "魔搭")]:
+    for query in ["你是谁？", "what's your name?", "你是谁研发的？"]:
         messages.append({"role": "user", "content": query})
         resp = client.chat.completions.create(model=model_type, messages=messages, seed=42)
         response = resp.choices[0].message.content
         assert response
-        assert wanted in response
         assert resp.choices[0].finish_reason == "stop"
         assert resp.usage
         assert resp.usage.completion_tokens > 0
@@ -41,6 +43,18 @@ def test_the_guides_conversation(stack: Stack) -> None:
         for chunk in stream:
             response += chunk.choices[0].delta.content  # type: ignore[operator]
         assert response
+        messages.append({"role": "assistant", "content": response})
+
+
+def test_the_new_identity_holds_through_a_conversation(stack: Stack) -> None:
+    client = stack.client()
+    messages: list[openai.types.chat.ChatCompletionMessageParam] = []
+    for query, wanted in [("你是谁？", "小黄"), ("what's your name?", "Xiao Huang"), ("你是谁研发的？", "魔搭")]:
+        messages.append({"role": "user", "content": query})
+        answer = client.chat.completions.create(model=MODEL, messages=messages, temperature=0)
+        response = answer.choices[0].message.content
+        assert response
+        assert wanted in response
         messages.append({"role": "assistant", "content": response})
 
 
