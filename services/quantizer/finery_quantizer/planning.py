@@ -43,7 +43,7 @@ class Planner:
         self._check_path = check_path
 
     def accept(self, request: ExportRequest) -> Accepted:
-        """All that can be told while a caller waits: no weights are read, and no hub is asked.
+        """All that can be told while a caller waits: no weights are read, and hubs are asked only whether they answer.
 
         Raises INVALID_ARGUMENT, UNSUPPORTED, PATH_NOT_ALLOWED, FILE_MISSING, MANIFEST_MISSING, DATA_LOSS,
         MODEL_NOT_FOUND, MODEL_INVALID, OUTPUT_EXISTS, and what data sets raise.
@@ -51,6 +51,8 @@ class Planner:
         request.check()
         draft = self._draft(request, look_over)
         found = draft.found
+        with _asking_for_base(draft.request, draft.parent if draft.adapter is not None else None):
+            found.check_fetchable()
         if request.quant_bits:
             if found.spec is not None:
                 check_quantizable(found.model_type, found.spec)

@@ -12,7 +12,7 @@ from finery_shared.datasets import Selection, parse, select
 from finery_shared.datasets.grammar import HubName
 from finery_shared.datasets.hubs import DatasetHub
 from finery_shared.datasets.self_cognition import SelfCognitionMix
-from finery_shared.datasets.source import is_remote, locate
+from finery_shared.datasets.source import check_fetchable, is_remote, locate
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import FoundModel, ModelHub, ModelSpec, Recipe, ResolvedModel, find, find_model
 from finery_trainer import zero
@@ -58,17 +58,21 @@ class Planner:
         self._cache = cache
 
     def accept(self, given: Mapping[str, Any]) -> TrainingSpec:
-        """What a request sets, checked and filled in, without asking a hub: what a hub has is fetched by the worker.
+        """What a request sets, checked and filled in. The worker fetches what a hub has; that it answers is seen here.
 
         Every row is read and checked, unless there are too many to do it while a caller waits. Raises what `plan` and
         `load_data` raise.
         """
         found = self._find(given)
+        found.check_fetchable()
         spec = self._filled(given, found.model_type, found.spec)
         if not spec.datasets:
             raise invalid("dataset", "say what to train on, for instance --dataset self-cognition#500 or a file.")
+        texts = (*spec.datasets, *spec.val_datasets)
+        for text in texts:
+            check_fetchable(parse(text), self._dataset_hubs)
         sizes = [_size(path) for path in self._local_data(spec)]
-        if sum(sizes) <= self._checked_at_once and len(sizes) == len(spec.datasets) + len(spec.val_datasets):
+        if sum(sizes) <= self._checked_at_once and len(sizes) == len(texts):
             self.load_data(spec)
         return spec
 

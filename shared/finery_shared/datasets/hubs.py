@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,9 @@ DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.tsv", "*.parquet", "*.txt")
 class DatasetHub(Protocol):
     """A hub of data sets."""
 
+    def check(self, dataset_id: str) -> None:
+        """Raise DATASET_UNREACHABLE when a few seconds are enough to see that the data set can't be had."""
+
     def fetch(self, dataset_id: str) -> Path:
         """The directory with the data set's files; raises DATASET_UNREACHABLE when they can't be had."""
 
@@ -27,6 +31,11 @@ class HuggingFaceDatasets:
 
     endpoint: str = "https://huggingface.co"
     cache: Path | None = None
+
+    def check(self, dataset_id: str) -> None:
+        """The hub answers, or the cache has the data set."""
+        if unreachable_because(self.endpoint) is not None:
+            self.fetch(dataset_id)
 
     def fetch(self, dataset_id: str) -> Path:
         """Download what the cache lacks; where the hub is out of reach, the cached files serve."""
@@ -51,14 +60,18 @@ class ModelScopeDatasets:
 
     endpoint: str = "https://www.modelscope.cn"
 
-    def fetch(self, dataset_id: str) -> Path:
-        """Download what the cache lacks."""
-        try:
-            from modelscope.hub.snapshot_download import dataset_snapshot_download
-        except ImportError as error:
-            raise unreachable("ModelScope", dataset_id, "the modelscope package is not installed", error) from error
+    def check(self, dataset_id: str) -> None:
+        """Its package has to be installed, and something has to answer at its address."""
+        if find_spec("modelscope") is None:
+            raise unreachable("ModelScope", dataset_id, "the modelscope package is not installed", "modelscope")
         if (problem := unreachable_because(self.endpoint)) is not None:
             raise unreachable("ModelScope", dataset_id, "it can't be reached from here", problem)
+
+    def fetch(self, dataset_id: str) -> Path:
+        """Download what the cache lacks."""
+        self.check(dataset_id)
+        from modelscope.hub.snapshot_download import dataset_snapshot_download
+
         try:
             return Path(dataset_snapshot_download(dataset_id, allow_file_pattern=list(DATA_FILES)))
         except Exception as error:  # whatever its HTTP library of the day raises

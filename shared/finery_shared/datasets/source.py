@@ -29,16 +29,22 @@ def locate(spec: DatasetSpec, hubs: Mapping[HubName, DatasetHub]) -> Source:
     Raises INVALID_ARGUMENT (a relative path: those mean something to whoever wrote them alone), DATASET_NOT_FOUND
     (with near matches), FILE_MISSING or DATASET_UNREACHABLE.
     """
+    if is_remote(spec):
+        hub, dataset_id = _offer(spec, hubs)
+        return Source(hub.fetch(dataset_id), spec.subset, trusted=False)
     entry = registry.find(spec.name)
-    if entry is not None and entry.path is not None and spec.hub is None:
+    if entry is not None and entry.path is not None:
         return Source(entry.path, spec.subset, trusted=True)
-    if entry is not None:
-        return _from_hub(spec, {"HF": entry.hf_id, "MS": entry.ms_id}, hubs)
-    if spec.hub is None and (path := _local(spec)) is not None:
-        return path
-    if spec.name.count("/") == 1:
-        return _from_hub(spec, {"HF": spec.name, "MS": spec.name}, hubs)
+    if (found := _local(spec)) is not None:
+        return found
     raise _not_found(spec)
+
+
+def check_fetchable(spec: DatasetSpec, hubs: Mapping[HubName, DatasetHub]) -> None:
+    """Raise what `locate` would for a hub's data set, when a few seconds are enough to see that it can't be had."""
+    if is_remote(spec):
+        hub, dataset_id = _offer(spec, hubs)
+        hub.check(dataset_id)
 
 
 def is_remote(spec: DatasetSpec) -> bool:
@@ -68,11 +74,16 @@ def _local(spec: DatasetSpec) -> Source | None:
     return None
 
 
-def _from_hub(spec: DatasetSpec, ids: Mapping[HubName, str | None], hubs: Mapping[HubName, DatasetHub]) -> Source:
+def _offer(spec: DatasetSpec, hubs: Mapping[HubName, DatasetHub]) -> tuple[DatasetHub, str]:
+    """The hub to ask for a data set, and its id there."""
+    entry = registry.find(spec.name)
+    ids: Mapping[HubName, str | None] = (
+        {"HF": entry.hf_id, "MS": entry.ms_id} if entry else {"HF": spec.name, "MS": spec.name}
+    )
     for name, hub in hubs.items():
         dataset_id = ids[name]
         if dataset_id is not None and spec.hub in (None, name):
-            return Source(hub.fetch(dataset_id), spec.subset, trusted=False)
+            return hub, dataset_id
     raise _not_found(spec)
 
 

@@ -70,12 +70,11 @@ def to_artifact(directory: Path, manifest: Manifest | None = None) -> Artifact:
 
 
 def discard_staging(work_dir: str, job: str) -> None:
-    """Remove what the attempts of a job left out of view, and the output directory if nothing is in it."""
+    """Remove what the attempts of a job left out of view."""
     directory = Path(work_dir) / ".staging" / job.rpartition("/")[2]
     shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         directory.parent.rmdir()  # unless another job uses it
-        Path(work_dir).rmdir()
 
 
 def _move_content(source: Path, destination: Path) -> None:

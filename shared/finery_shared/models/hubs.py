@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,9 @@ class ModelHub(Protocol):
 
     def holds(self, path: Path) -> bool:
         """Whether a directory lies in this hub's cache."""
+
+    def check(self, repo_id: str) -> None:
+        """Raise MODEL_UNREACHABLE when a few seconds are enough to see that nothing can be fetched."""
 
     def download(self, repo_id: str) -> Path:
         """Fetch a model into the cache; raises MODEL_UNREACHABLE when that can't be done."""
@@ -61,13 +65,15 @@ class HuggingFaceHub:
         """Whether a directory lies in the cache."""
         return path.resolve().is_relative_to(self.cache.resolve())
 
+    def check(self, repo_id: str) -> None:
+        """Its package has to be installed, and something has to answer at its address."""
+        _check(self.name, self.endpoint, "huggingface_hub", repo_id)
+
     def download(self, repo_id: str) -> Path:
         """Fetch config, tokenizer and safetensors files."""
-        try:
-            from huggingface_hub import snapshot_download
-        except ImportError as error:
-            raise _unreachable(self.name, repo_id, "the huggingface_hub package is not installed", error) from error
-        _check_reachable(self.name, self.endpoint, repo_id)
+        self.check(repo_id)
+        from huggingface_hub import snapshot_download
+
         options = {"allow_patterns": list(MODEL_FILES), "cache_dir": self.cache, "endpoint": self.endpoint}
         try:
             return Path(snapshot_download(repo_id, **options))
@@ -98,13 +104,15 @@ class ModelScopeHub:
         """Whether a directory lies in the cache."""
         return path.resolve().is_relative_to(self.cache.resolve())
 
+    def check(self, repo_id: str) -> None:
+        """Its package has to be installed, and something has to answer at its address."""
+        _check(self.name, self.endpoint, "modelscope", repo_id)
+
     def download(self, repo_id: str) -> Path:
         """Fetch config, tokenizer and safetensors files."""
-        try:
-            from modelscope import snapshot_download
-        except ImportError as error:
-            raise _unreachable(self.name, repo_id, "the modelscope package is not installed", error) from error
-        _check_reachable(self.name, self.endpoint, repo_id)
+        self.check(repo_id)
+        from modelscope import snapshot_download
+
         try:
             return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), cache_dir=str(self.cache)))
         except Exception as error:  # whatever its HTTP library of the day raises
@@ -126,7 +134,9 @@ def hubs_from(environment: Mapping[str, str]) -> tuple[ModelHub, ...]:
     return (ms, hf) if environment.get("USE_HF", "1").lower() in ("0", "false") else (hf, ms)
 
 
-def _check_reachable(hub: str, endpoint: str, repo_id: str) -> None:
+def _check(hub: str, endpoint: str, package: str, repo_id: str) -> None:
+    if find_spec(package) is None:
+        raise _unreachable(hub, repo_id, f"the {package} package is not installed", package)
     if (problem := unreachable_because(endpoint)) is not None:
         raise _unreachable(hub, repo_id, "it can't be reached from here", problem)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.models import registry
@@ -12,6 +13,8 @@ from finery_shared.models.derive import from_path
 from finery_shared.models.directory import is_complete
 from finery_shared.models.hubs import ModelHub
 from finery_shared.models.spec import ModelSpec
+
+T = TypeVar("T")
 
 CheckPath = Callable[[str | Path, str], Path]
 """Path and field to the real path, as `finery_shared.settings` has it; raises PATH_NOT_ALLOWED."""
@@ -38,6 +41,11 @@ class FoundModel:
     spec: ModelSpec | None
     offers: tuple[tuple[ModelHub, str], ...] = ()
 
+    def check_fetchable(self) -> None:
+        """Raise MODEL_UNREACHABLE when a few seconds are enough to see that `fetched` can't give the model."""
+        if self.path is None:
+            _ask(self.model_type, self.offers, lambda hub, repo_id: hub.check(repo_id))
+
     def fetched(self) -> ResolvedModel:
         """The model on this machine; asks the hubs in their order if need be, and may take as long as they do.
 
@@ -45,7 +53,7 @@ class FoundModel:
         """
         if self.path is not None and self.spec is not None:
             return ResolvedModel(self.path, self.spec)
-        path = _download(self.model_type, self.offers)
+        path = _ask(self.model_type, self.offers, lambda hub, repo_id: hub.download(repo_id)).absolute()
         return ResolvedModel(path, from_path(path, self.model_type))
 
 
@@ -137,12 +145,12 @@ def _is_path(text: str) -> bool:
     return text.startswith(("/", "~")) or text.count("/") > 1 or any(part in (".", "..") for part in text.split("/"))
 
 
-def _download(wanted: str, offers: Sequence[tuple[ModelHub, str]]) -> Path:
-    """The first copy that a hub gives."""
+def _ask(wanted: str, offers: Sequence[tuple[ModelHub, str]], question: Callable[[ModelHub, str], T]) -> T:
+    """The answer of the first hub that has one."""
     refusals: list[FineryError] = []
     for hub, repo_id in offers:
         try:
-            return hub.download(repo_id).absolute()
+            return question(hub, repo_id)
         except FineryError as error:
             refusals.append(error)
     causes = "; ".join(error.metadata.get("cause", error.message) for error in refusals)

@@ -156,10 +156,13 @@ def test_large_files_are_left_to_the_worker(request_: dict[str, Any], tmp_path: 
         make_planner(settings).load_data(spec)
 
 
-class DeadHub:
-    """A hub, for models and data sets, that can't be reached."""
+class Hub:
+    """A hub, for models and data sets, that has nothing; it may answer nevertheless."""
 
-    def __init__(self) -> None:
+    name = "Hub"
+
+    def __init__(self, *, answers: bool) -> None:
+        self._answers = answers
         self.asked: list[str] = []
 
     def id_of(self, spec: ModelSpec) -> str | None:
@@ -171,26 +174,43 @@ class DeadHub:
     def cached(self, repo_id: str) -> Path | None:
         return None
 
+    def check(self, name: str) -> None:
+        if not self._answers:
+            raise FineryError(Reason.MODEL_UNREACHABLE, f"{name} is out of reach.")
+
     def download(self, repo_id: str) -> Path:
         self.asked.append(repo_id)
-        raise FineryError(Reason.MODEL_UNREACHABLE, "No network.")
+        raise FineryError(Reason.MODEL_UNREACHABLE, f"There is no {repo_id}.")
 
     def fetch(self, dataset_id: str) -> Path:
         self.asked.append(dataset_id)
-        raise FineryError(Reason.DATASET_UNREACHABLE, "No network.")
+        raise FineryError(Reason.DATASET_UNREACHABLE, f"There is no {dataset_id}.")
 
 
-def test_hubs_are_asked_by_the_worker_alone(request_: dict[str, Any], tmp_path: Path) -> None:
-    hub = DeadHub()
-    planner = Planner(tmp_path / "models", [hub], {"HF": hub}, lambda path, _: Path(path), 2**20, tmp_path / "cache")
+def planner_with(hub: Hub, root: Path) -> Planner:
+    return Planner(root / "models", [hub], {"HF": hub}, lambda path, _: Path(path), 2**20, root / "cache")
+
+
+def test_what_a_hub_has_is_fetched_by_the_worker_alone(request_: dict[str, Any], tmp_path: Path) -> None:
+    hub = Hub(answers=True)
+    planner = planner_with(hub, tmp_path)
     given = {**request_, "model_type": "qwen1half-7b-chat", "model_id_or_path": "", "datasets": ("alpaca-en#5",)}
     spec = planner.accept(given)
     assert (spec.model_type, spec.learning_rate, hub.asked) == ("qwen1half-7b-chat", 1e-4, [])
     with pytest.raises(FineryError, match="--model_id_or_path"):
         planner.plan(spec.model_dump())
-    with pytest.raises(FineryError, match="No network"):
+    with pytest.raises(FineryError, match="There is no vicgalle"):
         planner.load_data(spec)
     assert hub.asked == ["Qwen/Qwen1.5-7B-Chat", "vicgalle/alpaca-gpt4"]
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(request_: dict[str, Any], tmp_path: Path) -> None:
+    planner = planner_with(Hub(answers=False), tmp_path)
+    unknown = {**request_, "model_type": "qwen1half-7b-chat", "model_id_or_path": ""}
+    assert "--model_id_or_path" in refused(planner, unknown).message
+    rows = {**request_, "datasets": ("general-en", "alpaca-en#5")}
+    assert refused(planner, rows).message == "vicgalle/alpaca-gpt4 is out of reach."
+    assert not (tmp_path / "output").exists()
 
 
 def test_data_outside_the_allowed_directories_is_refused(

@@ -50,6 +50,9 @@ class Hub:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    def check(self, dataset_id: str) -> None:
+        """It answers."""
+
     def fetch(self, dataset_id: str) -> Path:
         return self._directory
 

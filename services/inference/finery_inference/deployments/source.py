@@ -31,15 +31,16 @@ class SourceResolver:
     def look(self, spec: DeploymentSpec) -> str:
         """The model type of what a spec names: all that can be told while a caller waits.
 
-        No weights are read, and no hub is asked. Raises what `finery_shared.models.find_model` and
-        `finery_shared.artifacts.look_over` raise, MODEL_INVALID for an adapter, INVALID_ARGUMENT for a length beyond
-        the model's.
+        No weights are read, and hubs are asked only whether they answer. Raises what `finery_shared.models.find_model`,
+        `FoundModel.check_fetchable` and `finery_shared.artifacts.look_over` raise, MODEL_INVALID for an adapter,
+        INVALID_ARGUMENT for a length beyond the model's.
         """
         if spec.ckpt_dir:
             path, manifest = self._artifact(spec.ckpt_dir, look_over)
             _check_length(spec, from_path(path, manifest.model_type))
             return manifest.model_type
         found = self._model(spec)
+        found.check_fetchable()
         if found.spec is not None:
             _check_length(spec, found.spec)
         return found.model_type

@@ -25,6 +25,9 @@ class FakeHub:
 
     shelves: Mapping[str, Path] = field(default_factory=dict)
 
+    def check(self, dataset_id: str) -> None:
+        """It answers."""
+
     def fetch(self, dataset_id: str) -> Path:
         if dataset_id not in self.shelves:
             raise FineryError(Reason.DATASET_UNREACHABLE, f"{dataset_id} is unreachable")

@@ -29,11 +29,14 @@ class FakeHub:
     def holds(self, path: Path) -> bool:
         return path in self.cache.values()
 
-    def download(self, repo_id: str) -> Path:
-        self.asked.append(repo_id)
+    def check(self, repo_id: str) -> None:
         if repo_id not in self.shelves:
             cause = f"{self.name} ({repo_id}): it can't be reached"
             raise FineryError(Reason.MODEL_UNREACHABLE, "unreachable", detail=f"{self.name} is down", cause=cause)
+
+    def download(self, repo_id: str) -> Path:
+        self.asked.append(repo_id)
+        self.check(repo_id)
         return self.shelves[repo_id]
 
 
