@@ -10,8 +10,9 @@ from finery.artifacts.v1.artifacts_pb2 import Artifact
 from finery.trainer.v1 import trainer_pb2 as pb
 from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 from finery_shared.home import announce
-from finery_shared.jobs.engine import EngineSettings, JobEngine
+from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.executor import Executor, LocalExecutor
+from finery_shared.jobs.kind import EngineSettings
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer

@@ -9,8 +9,9 @@ from finery_quantizer.planning import Planner
 from finery_quantizer.servicer import quantizer_servicer
 from finery_quantizer.settings import QuantizerSettings
 from finery_shared.home import Home, announce, withdraw
-from finery_shared.jobs.engine import EngineSettings, JobEngine
+from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.executor import LocalExecutor
+from finery_shared.jobs.kind import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer
 from finery_shared.jobs.store import JobStore
