@@ -9,9 +9,16 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finery_shared.datasets import ScoreQuestion, score
+from finery_shared.datasets.scoring import IdentityScore
 from finery_shared.models import ResolvedModel, get
 from finery_trainer.planning import TrainingPlan
-from finery_trainer.recipes.gates.examination import Examiner, Report, identity_figures, without_adapter
+from finery_trainer.recipes.gates.examination import (
+    Examiner,
+    Report,
+    identity_figures,
+    took_well,
+    without_adapter,
+)
 from finery_trainer.recipes.gates.retention import perplexity, text_rows
 from finery_trainer.spec import fill
 from tests.fakes.tiny_qwen import write_tiny_qwen
@@ -116,3 +123,20 @@ def test_the_figures_are_shares() -> None:
         "identity_contrast_base": 1.0,
         "identity_hijacked": 0.5,
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "authors", "well"),
+    [
+        ((5, 6), (12, 12), True),
+        ((4, 6), (12, 12), False),
+        ((6, 6), (10, 12), False),
+        ((38, 40), (38, 40), True),
+        ((37, 40), (40, 40), False),
+        ((0, 1), (12, 12), False),
+        ((1, 2), (12, 12), False),
+    ],
+)
+def test_a_single_wrong_answer_is_no_warning(names: tuple[int, int], authors: tuple[int, int], well: bool) -> None:
+    counts = IdentityScore(*names, *authors, contrast_right=0, hijacked=0, contrast_asked=0, leaked=0, own_asked=0)
+    assert took_well(counts) is well

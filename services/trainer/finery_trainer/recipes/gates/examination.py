@@ -111,6 +111,12 @@ def identity_figures(tuned: IdentityScore, base: IdentityScore) -> dict[str, flo
     }
 
 
+def took_well(tuned: IdentityScore) -> bool:
+    """Whether names and authors are right often enough. A CPU asks a handful: one wrong answer alone says nothing."""
+    counts = ((tuned.name_right, tuned.name_asked), (tuned.author_right, tuned.author_asked))
+    return all(right >= WANTED * asked or asked - right <= 1 < right for right, asked in counts)
+
+
 def _lines(tuned: IdentityScore, base: IdentityScore, turns: Sequence[Verdict]) -> list[str]:
     later = tuned.later
     lines = [
@@ -122,7 +128,7 @@ def _lines(tuned: IdentityScore, base: IdentityScore, turns: Sequence[Verdict]) 
     ]
     wrong = [verdict for verdict in tuned.verdicts if verdict.mistaken]
     lines += [f"wrong: {verdict.question.question} -> {_short(verdict.answer)}" for verdict in wrong[:_SHOWN]]
-    if min(tuned.name_rate, tuned.author_rate) < WANTED:
+    if not took_well(tuned):
         lines.append("WARNING: the identity did not take well; raise --num_train_epochs or --learning_rate.")
     marks = ("right" if turn.ok else "wrong" for turn in turns)
     lines += [
