@@ -28,7 +28,7 @@ class TrainerSettings(ServiceSettings):
     min_eval_rows: Annotated[int, Field(ge=1)] = 8
     """Evaluation rows below which their loss does not decide which checkpoint is the best: the last one is."""
 
-    questions_on_cpu: Annotated[int, Field(ge=1)] = 24
+    questions_on_cpu: Annotated[int, Field(ge=1)] = 16
     """Questions of the identity score that a job asks on a CPU; on a GPU it asks all, and reads all held-out text."""
 
     def worker_environment(self) -> dict[str, str]:

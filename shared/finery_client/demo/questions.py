@@ -10,12 +10,12 @@ from openai import OpenAI
 from rich.progress import track
 
 from finery_client.cli.screen import Screen
-from finery_shared.datasets.scoring import IdentityScore, ScoreQuestion, score, score_questions
+from finery_shared.datasets.scoring import ANSWER_TOKENS, IdentityScore, ScoreQuestion, score, score_questions
 
 WHOLE = ("Who are you?", "what's your name?", "Who developed you?", "你是谁？")
 STREAMED = ("78654+657=?",)
 
-_PARALLEL = 8
+_PARALLEL = 16
 _LONGEST_ANSWER = 128
 
 
@@ -56,9 +56,7 @@ def score_identity(
 
     def ask(question: ScoreQuestion) -> str:
         messages: list[Any] = list(question.messages)
-        answer = client.chat.completions.create(
-            model=model, messages=messages, temperature=0, max_tokens=_LONGEST_ANSWER
-        )
+        answer = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=ANSWER_TOKENS)
         return answer.choices[0].message.content or ""
 
     with ThreadPoolExecutor(_PARALLEL) as pool:

@@ -7,6 +7,7 @@ from finery_shared.datasets.identity import Bilingual, Identity
 from finery_shared.datasets.loader import LoadedDatasets, load, select
 from finery_shared.datasets.registry import names
 from finery_shared.datasets.scoring import (
+    ANSWER_TOKENS,
     IdentityScore,
     ScoreQuestion,
     Verdict,
@@ -18,6 +19,7 @@ from finery_shared.datasets.scoring import (
 from finery_shared.datasets.selection import DatasetReport, Selection
 
 __all__ = [
+    "ANSWER_TOKENS",
     "Bilingual",
     "Conversation",
     "DatasetReport",

@@ -17,6 +17,10 @@ Ask = Literal["name", "author", "both", "contrast"]
 SCORE_FILE = registry.DATA / "self_cognition_score.jsonl"
 
 
+ANSWER_TOKENS = 48
+"""New tokens that an answer to a scoring question may have, wherever it is asked: figures compare."""
+
+
 @dataclass(frozen=True)
 class ScoreQuestion:
     """A question with what its answer should hold. ``names`` and ``authors`` are the accepted spellings.

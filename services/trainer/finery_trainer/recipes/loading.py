@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finery_trainer.planning import TrainingPlan
 from finery_trainer.recipes.attention import register
+from finery_trainer.recipes.dropout import quicken_dropout
 from finery_trainer.recipes.hardware import device
 
 
@@ -49,7 +50,9 @@ def add_adapter(model: Any, plan: TrainingPlan) -> PeftModel:
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    quicken_dropout(adapted)
+    return adapted
 
 
 def load_adapter(base: Path, adapter: Path, dtype: torch.dtype, places: Mapping[str, Any] | None = None) -> PeftModel:

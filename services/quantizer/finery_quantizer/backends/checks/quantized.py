@@ -13,12 +13,12 @@ from finery_quantizer.backends.checks.identity import identity_figures, identity
 from finery_quantizer.backends.checks.perplexity import perplexity
 from finery_quantizer.backends.checks.tokenizers import check_same_files
 from finery_quantizer.request import TrainingRecipe
+from finery_shared.datasets import ANSWER_TOKENS
 from finery_shared.errors import FineryError, Reason
 from finery_shared.templates.render import Rendered
 from finery_shared.templates.tokenizer import Messages
 
 SMALL_TALK = ("Hi!", "What is the capital of France?", "你好")
-MAX_NEW_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class QuantizationCheck:
         """Ask small talk, whose answers must end by themselves, and who the model is."""
         questions = identity_questions(recipe.model_names, recipe.model_authors)
         small_talk: list[Messages] = [[{"role": "user", "content": text}] for text in SMALL_TALK]
-        answers = answer(model, tokenizer, [*small_talk, *(q.messages for q in questions)], MAX_NEW_TOKENS)
+        answers = answer(model, tokenizer, [*small_talk, *(q.messages for q in questions)], ANSWER_TOKENS)
         ended = sum(a.stopped for a in answers[: len(SMALL_TALK)]) / len(SMALL_TALK)
         if not ended:
-            problem = f"none of {len(SMALL_TALK)} answers to small talk ended by itself within {MAX_NEW_TOKENS} tokens"
+            problem = f"none of {len(SMALL_TALK)} answers to small talk ended by itself within {ANSWER_TOKENS} tokens"
             raise _failed("smoke", problem)
         scored = identity_figures(questions, [a.text for a in answers[len(SMALL_TALK) :]], old_identity)
         return {"smoke_stopped": ended, **scored}

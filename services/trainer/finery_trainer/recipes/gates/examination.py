@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from finery_shared.datasets import IdentityScore, Message, ScoreQuestion, Verdict, score, score_questions
+from finery_shared.datasets import ANSWER_TOKENS, IdentityScore, Message, ScoreQuestion, Verdict, score, score_questions
 from finery_shared.datasets.guide import converse
 from finery_trainer.planning import TrainingPlan
 from finery_trainer.recipes.gates.answering import Chat
@@ -16,7 +16,6 @@ from finery_trainer.recipes.gates.retention import general_rows, perplexity, tex
 BaseModel = Callable[[], AbstractContextManager[Any]]
 """Gives the model as it was before the training, for a while."""
 
-_ANSWER_TOKENS = 48
 _SHOWN = 8
 WANTED = 0.95
 """Share of right names and authors below which the report says what to raise."""
@@ -74,7 +73,7 @@ class Examiner:
             before = self._score(self._chat(model), [q for q in questions if q.ask == "contrast"])
 
         def answer(messages: Sequence[Message]) -> str:
-            return tuned_chat.ask([messages], _ANSWER_TOKENS)[0].text
+            return tuned_chat.ask([messages], ANSWER_TOKENS)[0].text
 
         turns = converse(answer, self._spec.model_names, self._spec.model_authors, self._model_spec.identity)
         figures = identity_figures(result, before) | {
@@ -83,7 +82,7 @@ class Examiner:
         return Report(figures, tuple(_lines(result, before, turns)))
 
     def _score(self, chat: Chat, questions: Sequence[ScoreQuestion]) -> IdentityScore:
-        answers = chat.ask([question.messages for question in questions], _ANSWER_TOKENS)
+        answers = chat.ask([question.messages for question in questions], ANSWER_TOKENS)
         return score(zip(questions, (answer.text for answer in answers), strict=True), self._model_spec.identity)
 
     def _chat(self, model: Any) -> Chat:
