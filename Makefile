@@ -3,8 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 FINERY_HOME ?= $(HOME)/.finery
 export FINERY_HOME
-# Tests and services share the cores: threads that wait shall not spin.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Tests and services share the cores: threads that wait shall spin briefly (see the jobs' executor).
+export GOMP_SPINCOUNT ?= 1000
 
 VENVS := .venvs
 UV := $(VENVS)/tools/bin/uv
