@@ -13,7 +13,7 @@ from finery.artifacts.v1.artifacts_pb2 import Artifact
 from finery.jobs.v1.worker_pb2 import ReportRequest
 from finery_shared.artifacts import verify
 from finery_shared.errors import FineryError, Reason
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.states import CANCELLED, FAILED, FINAL, QUEUED, RUNNING, SUCCEEDED
 from finery_shared.jobs.store import JobStore

@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.states import CANCELLED, QUEUED, RUNNING, SUCCEEDED
 from finery_shared.jobs.store import JobStore

@@ -6,7 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.states import RUNNING, SUCCEEDED
 from finery_shared.jobs.store import JobStore

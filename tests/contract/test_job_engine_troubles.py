@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finery_shared.jobs.executor import Task
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.states import FAILED, QUEUED, RUNNING, SUCCEEDED
 from tests.fakes.toy_jobs import create, serving, states, until, watch
 from tests.fakes.toy_service import ToyExecutor, ToyService

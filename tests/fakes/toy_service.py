@@ -12,7 +12,7 @@ from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceServicer, add_Train
 from finery_shared.home import announce
 from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.executor import Executor, LocalExecutor
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer

@@ -11,7 +11,7 @@ from finery_quantizer.settings import QuantizerSettings
 from finery_shared.home import Home, announce, withdraw
 from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.executor import LocalExecutor
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer
 from finery_shared.jobs.store import JobStore

@@ -8,7 +8,7 @@ from finery_shared.datasets.hubs import hubs_from as dataset_hubs_from
 from finery_shared.home import Home, announce, withdraw
 from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.executor import LocalExecutor
-from finery_shared.jobs.kind import EngineSettings
+from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer
 from finery_shared.jobs.store import JobStore

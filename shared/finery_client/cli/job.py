@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, TypeVar
 
 from finery.trainer.v1.trainer_pb2 import TrainingJob
@@ -49,7 +50,7 @@ def _cancel(jobs: Jobs[Any, Job], name: str, follower: Follower, screen: Screen)
         return
     if isinstance(job, TrainingJob) and (last := TrainingResult.of(job).last_model_checkpoint):
         screen.say(f"A checkpoint was complete: {last}")
-    screen.say(
-        "To go on, give the same command again: it starts over. With `finery up` running, a job goes on without the "
-        "command that started it."
-    )
+        screen.say(f"To go on from it, give the same command with --resume_from_checkpoint {shlex.quote(last)}.")
+    else:
+        screen.say("Nothing was complete yet: the same command starts over.")
+    screen.say("With `finery up` running, a job goes on without the command that started it.")

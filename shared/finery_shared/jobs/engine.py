@@ -15,9 +15,9 @@ from finery.jobs.v1.jobs_pb2 import JobEvent, JobHeartbeat, JobState
 from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutcome
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import Executor, Task, attempt_name
-from finery_shared.jobs.kind import EngineSettings, JobKind
+from finery_shared.jobs.kind import JobKind
 from finery_shared.jobs.ownership import OwnerLock
-from finery_shared.jobs.patience import AttemptWatch
+from finery_shared.jobs.patience import AttemptWatch, EngineSettings
 from finery_shared.jobs.publication import discard_staging, publish_all, staging_directory
 from finery_shared.jobs.rows import JobRecord
 from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FAILED, FINAL, QUEUED, SUCCEEDED

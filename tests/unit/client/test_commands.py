@@ -66,7 +66,7 @@ def test_ctrl_c_cancels_with_a_private_service(finery: Finery, number: signal.Si
     assert process.returncode == 130
     assert "Cancelling trainingJobs/1" in err
     assert "A checkpoint was complete: /out/checkpoint-" in err
-    assert "To go on" in err
+    assert "with --resume_from_checkpoint /out/checkpoint-" in err
     assert err.count("training  1/5") <= 1, "what was shown is not shown again"
     assert "Traceback" not in err
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from finery_trainer.recipes.fused.operations import Down, Dropout, GatedGradients, HeadNorm, Rotation, Up
+from finery_trainer.recipes.fused.operations import Down, Dropout, GatedGradients, HeadNorm, Operations, Rotation, Up
 from finery_trainer.recipes.fused.torch_operations import TorchOperations, keep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -43,6 +43,18 @@ def a_down(rank: int, parts: int, width: int, probability: float | None) -> Down
     return Down(random(TOKENS, parts * rank), random(parts * rank, width, scale=0.3), rank, a_dropout(probability))
 
 
+def kernels() -> Operations:
+    """What is tested. Imported here: Triton is not everywhere."""
+    from finery_trainer.recipes.fused.triton_operations import TritonOperations
+
+    return TritonOperations(torch.bfloat16)
+
+
+def exactly() -> Operations:
+    """What it is compared with."""
+    return TorchOperations(torch.float32)
+
+
 def single(value: Any) -> Any:
     """The same in fp32, copied: operations may reuse what they are given."""
     if isinstance(value, Tensor):
@@ -64,10 +76,8 @@ def copied(value: Any) -> Any:
 
 def both(name: str, *args: Any, **options: Any) -> tuple[Any, Any]:
     """An operation by the kernel in bf16, and by torch in fp32 on the same numbers."""
-    from finery_trainer.recipes.fused.triton_operations import TritonOperations
-
-    kernel = getattr(TritonOperations(torch.bfloat16), name)(*map(copied, args), **options)
-    exact = getattr(TorchOperations(torch.float32), name)(*map(single, args), **options)
+    kernel = getattr(kernels(), name)(*map(copied, args), **options)
+    exact = getattr(exactly(), name)(*map(single, args), **options)
     return kernel, exact
 
 
@@ -122,12 +132,10 @@ def test_heads_and_their_gradients(rank: int, size: int, heads: int, normed: boo
     for results, dtype in ((found, torch.bfloat16), (exact, torch.float32)):
         results["out"] = torch.full((TOKENS, heads * size), torch.nan, device="cuda", dtype=dtype)
         results["h"] = torch.full((TOKENS, rank), torch.nan, device="cuda", dtype=dtype) if adapted else None
-    from finery_trainer.recipes.fused.triton_operations import TritonOperations
-
-    found["b"] = TritonOperations(torch.bfloat16).heads_backward(
+    found["b"] = kernels().heads_backward(
         g.clone(), y.clone() if normed else None, up, turned, norm, found["out"], found["h"]
     )
-    exact["b"] = TorchOperations(torch.float32).heads_backward(
+    exact["b"] = exactly().heads_backward(
         single(g), single(y) if normed else None, single(up), single(turned), single(norm), exact["out"], exact["h"]
     )
     for name in ("out", "h", "b"):
@@ -182,20 +190,16 @@ def test_add_down(rank: int, probability: float | None, parts: int) -> None:
 def test_up_backward(rank: int, width: int) -> None:
     up, g = an_up(rank, width, parts=2, offset=rank), random(TOKENS, width)
     found_h, exact_h = (torch.full((TOKENS, rank), torch.nan, device="cuda", dtype=t) for t in (g.dtype, torch.float32))
-    from finery_trainer.recipes.fused.triton_operations import TritonOperations
-
-    found = TritonOperations(torch.bfloat16).up_backward(g.clone(), up, found_h)
-    agree(found, TorchOperations(torch.float32).up_backward(single(g), single(up), exact_h))
+    found = kernels().up_backward(g.clone(), up, found_h)
+    agree(found, exactly().up_backward(single(g), single(up), exact_h))
     agree(found_h, exact_h)
 
 
 def test_the_mask_is_the_one_that_torch_computes() -> None:
-    from finery_trainer.recipes.fused.triton_operations import TritonOperations
-
     dropout = a_dropout(0.3)
     assert dropout is not None
     ones, eye = torch.ones(64, 64, dtype=torch.bfloat16, device="cuda"), torch.eye(64, device="cuda")
-    kept = TritonOperations(torch.bfloat16).down(ones, eye.to(torch.bfloat16)[:16], 16, dropout) > 0
+    kept = kernels().down(ones, eye.to(torch.bfloat16)[:16], 16, dropout) > 0
     assert torch.equal(kept, keep((64, 64), 0.3, dropout.seeds, dropout.first)[:, :16])
 
 
@@ -213,11 +217,9 @@ def test_rows_in_e4m3(width: int, given: bool) -> None:
 
 def test_scaled_product() -> None:
     x, w = random(TOKENS, WIDTH), random(256, WIDTH)
-    plain = TorchOperations(torch.float32)
+    plain = exactly()
     rows, weights = plain.quantize(single(x)), plain.quantize(single(w))
-    from finery_trainer.recipes.fused.triton_operations import TritonOperations
-
-    found = TritonOperations(torch.bfloat16).scaled_product(*rows, *weights, None)
+    found = kernels().scaled_product(*rows, *weights, None)
     exact = (rows[0].float() * rows[1]) @ (weights[0].float() * weights[1]).t()
     agree(found, exact)
 
