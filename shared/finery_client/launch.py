@@ -18,6 +18,9 @@ from finery_client.logs import last_words, open_log
 from finery_shared.errors import FineryError, Reason
 from finery_shared.home import announced
 
+_FROM_OUTSIDE = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})
+"""Signals that a program doesn't send itself when something is wrong with it."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -79,10 +82,14 @@ class ServiceProcess:
         status = self._child.poll()
         if status is None:
             return None
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         words = last_words(self.program.log, self._offset)
-        message = f"The {self.program.name} {how}: {words.message.rstrip('.')}. Its log is {self.program.log}."
-        return FineryError(words.reason, message)
+        said, log = words.message.rstrip("."), f"Its log is {self.program.log}."
+        if -status in _FROM_OUTSIDE:  # its last words are no reason then
+            how = f"was ended by {signal.Signals(-status).name}, from outside or by the system when memory ran out"
+            message = f"The {self.program.name} {how}. The last it wrote: {said}. {log} Start it again."
+            return FineryError(Reason.SERVICE_UNAVAILABLE, message)
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        return FineryError(words.reason, f"The {self.program.name} {how}: {said}. {log}")
 
     def terminate(self) -> None:
         """Ask it to stop."""

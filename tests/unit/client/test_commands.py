@@ -90,6 +90,7 @@ def test_a_private_trainer_that_is_killed_is_a_clear_error(finery: Finery, home:
         _, err = finish(process)
     assert process.returncode == 1
     assert "error: The trainer was ended by SIGKILL" in err
+    assert "Start it again." in err
     assert time.monotonic() - begun < 10
 
 
