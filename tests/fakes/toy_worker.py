@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 from finery_shared.errors import FineryError, Reason
@@ -24,7 +25,9 @@ def work(ctx: WorkerContext) -> Outcome:
         time.sleep(plan.get("pause", 0.0))
         if plan.get("resume"):
             ctx.state.mkdir(exist_ok=True)
-            done.write_text(str(step))
+            partial = done.with_suffix(".tmp")
+            partial.write_text(str(step))
+            partial.replace(done)
         if plan.get("die_every") and step % plan["die_every"] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         if plan.get("die_at") == step and ctx.attempt <= plan.get("die_attempts", 99):
@@ -34,9 +37,13 @@ def work(ctx: WorkerContext) -> Outcome:
     if plan.get("fail"):
         raise FineryError(Reason.GATE_FAILED, plan["fail"], gate="toy")
     ctx.log("counted")
+    return Outcome([stage(ctx, plan, plan["steps"])], {"steps": float(plan["steps"])})
+
+
+def stage(ctx: WorkerContext, plan: dict[str, Any], steps: int) -> StagedArtifact:
     staged = ctx.staging / "result"
     staged.mkdir()
-    (staged / "data.txt").write_text("x" * plan["steps"])
+    (staged / "data.txt").write_text("x" * steps)
     manifest = Manifest(
         kind=Kind.MODEL,
         model_type="toy",
@@ -44,14 +51,25 @@ def work(ctx: WorkerContext) -> Outcome:
         template="none",
         job=ctx.job,
         recipe=plan,
-        metrics={"steps": plan["steps"]},
+        metrics={"steps": steps},
         files=hash_files(staged),
     )
     write_manifest(staged, manifest)
     if plan.get("corrupt"):
         (staged / "data.txt").write_text("y" * plan["steps"])
-    destination = Path(plan["destination"])
-    return Outcome([StagedArtifact(staged, destination, "result")], {"steps": float(plan["steps"])})
+    return StagedArtifact(staged, Path(plan["destination"]), "result")
+
+
+def hand_in(ctx: WorkerContext) -> None:
+    """What was counted so far, or as the plan says."""
+    plan = json.loads(ctx.spec)
+    match plan.get("hand_in"):
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "fail":
+            raise FineryError(Reason.GATE_FAILED, "the toy gate refused", gate="toy")
+        case "count":
+            ctx.kept.append(stage(ctx, plan, int((ctx.state / "done").read_text())))
 
 
 def linger() -> None:
@@ -60,6 +78,6 @@ def linger() -> None:
 
 
 if __name__ == "__main__":
-    status = run_worker(work)
+    status = run_worker(work, hand_in)
     linger()
     sys.exit(status)

@@ -23,7 +23,16 @@ def train(context: WorkerContext, written: Callable[[Path], None] = lambda _dire
     context.progress(0, 0, "loading")
     from finery_trainer.recipes.sft import Sft  # imports torch: what the plan refuses is refused before
 
-    return Sft(plan, data, settings.min_eval_rows, settings.questions_on_cpu, context, written).run()
+    return Sft(plan, settings.min_eval_rows, settings.questions_on_cpu, context, written).run(data)
+
+
+def hand_in(context: WorkerContext) -> None:
+    """Have the last checkpoint published that a job saved before it was cancelled."""
+    settings = TrainerSettings.load()
+    plan = make_planner(settings).plan(given(TrainingSpec.FromString(context.spec)))
+    from finery_trainer.recipes.sft import Sft  # imports torch
+
+    Sft(plan, settings.min_eval_rows, settings.questions_on_cpu, context).keep_the_last()
 
 
 def _stop_before_the_first_step(context: WorkerContext) -> None:
@@ -33,4 +42,4 @@ def _stop_before_the_first_step(context: WorkerContext) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(train))
+    sys.exit(run_worker(train, hand_in))

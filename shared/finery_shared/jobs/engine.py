@@ -18,7 +18,7 @@ from finery_shared.jobs.executor import Executor, Task, attempt_name
 from finery_shared.jobs.kind import JobKind
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.patience import AttemptWatch, EngineSettings
-from finery_shared.jobs.publication import discard_staging, publish_all, staging_directory
+from finery_shared.jobs.publication import discard_staging, has_state, publish_all, staging_directory
 from finery_shared.jobs.rows import JobRecord
 from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FAILED, FINAL, QUEUED, SUCCEEDED
 from finery_shared.jobs.store import JobStore
@@ -171,12 +171,13 @@ class JobEngine:
     async def _begin(self, record: JobRecord) -> None:
         secret = secrets.token_urlsafe(32)
         record = await asyncio.to_thread(self._store.begin_attempt, record.name, secret)
-        attempt = record.status.attempt
+        attempt, cancelled = record.status.attempt, record.state == CANCELLING
         staging = staging_directory(record.work_dir, record.name, attempt)
         spec = base64.b64encode(record.spec).decode("ascii")
-        task = Task(record.name, attempt, secret, spec, str(staging), str(self._endpoint))
+        task = Task(record.name, attempt, secret, spec, str(staging), str(self._endpoint), cancelled)
         try:
-            environment, ranks = self._kind.environment(record.spec), self._kind.ranks(record.spec)
+            environment = self._kind.environment(record.spec)
+            ranks = 0 if cancelled else self._kind.ranks(record.spec)  # one process is enough to hand in
             handle = await asyncio.to_thread(self._executor.submit, task, environment, ranks)
         except Exception as error:
             await self._finish(record, FAILED, error=self._explain("The worker can't be started", record, error))
@@ -187,6 +188,12 @@ class JobEngine:
         self._notify()
 
     async def _tend(self, record: JobRecord) -> None:
+        if record.secret is None:  # cancelled between two attempts
+            if await self._has_state(record):
+                await self._begin(record)
+            else:
+                await self._finish(record, CANCELLED)
+            return
         watch = self._attempts.setdefault(record.name, AttemptWatch(self._clock))
         alive = record.handle is not None and self._executor.poll(record.handle)
         if record.outcome is None and not alive:
@@ -270,16 +277,21 @@ class JobEngine:
         )
 
     async def _crashed(self, record: JobRecord) -> None:
-        """The worker is gone without a word: end a cancelled job, try another again, fail one that keeps dying."""
-        if record.state == CANCELLING:
+        """The worker is gone without a word: try again, fail a job that keeps dying, end a cancelled one.
+
+        What a cancelled job has saved another attempt hands in, if that doesn't die too.
+        """
+        cancelled = record.state == CANCELLING
+        if cancelled and (record.crashes or not await self._has_state(record)):
             await self._finish(record, CANCELLED)
             return
         attempt = record.status.attempt
         how = await self._end(record)
         self._attempts.pop(record.name, None)
         crashes = await asyncio.to_thread(self._store.crashes_with, record)
-        if crashes < self._settings.max_attempts:
-            text = f"Attempt {attempt}: the worker {how}. Trying again."
+        if cancelled or crashes < self._settings.max_attempts:
+            then = "Another one hands in what it saved." if cancelled else "Trying again."
+            text = f"Attempt {attempt}: the worker {how}. {then}"
             self._log.warning("attempt lost", job=record.name, attempt=attempt, how=how)
             await asyncio.to_thread(self._store.requeue, record, text, crashes=crashes)
             self._notify()
@@ -298,11 +310,14 @@ class JobEngine:
             record = await self._recover_outcome(record)
         if _decided(record):
             return
-        if record.state == CANCELLING:
+        if record.state == CANCELLING and not await self._has_state(record):
             await self._finish(record, CANCELLED)
-            return
-        text = "The service was stopped; the job goes on when it is started again."
-        await asyncio.to_thread(self._store.requeue, record, text)
+        elif record.secret is not None:
+            text = "The service was stopped; the job goes on when it is started again."
+            await asyncio.to_thread(self._store.requeue, record, text)
+
+    async def _has_state(self, record: JobRecord) -> bool:
+        return await asyncio.to_thread(has_state, record.work_dir, record.name)
 
     async def _end(self, record: JobRecord) -> str:
         """Make sure that the worker of the current attempt is gone; how it ended."""

@@ -37,6 +37,8 @@ class Task:
     """The only directory that the worker writes to."""
     endpoint: str
     """File in which the service that owns the job announces its address; read again after every lost connection."""
+    cancelled: bool = False
+    """The job was cancelled before: this attempt only hands in what earlier ones saved."""
 
     @property
     def spec_bytes(self) -> bytes:

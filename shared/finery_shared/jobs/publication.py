@@ -19,6 +19,9 @@ _KINDS = {
     Kind.QUANTIZED_MODEL: ArtifactKind.ARTIFACT_KIND_QUANTIZED_MODEL,
 }
 
+STATE = "state"
+"""The directory beside those of the attempts in which one leaves what the next goes on from."""
+
 LOOSE_FILES = "loose_files"
 """Role of a directory that is no artifact: what it holds is moved beside the artifacts, without a manifest."""
 
@@ -34,6 +37,12 @@ class Published:
 def staging_directory(work_dir: str, job: str, attempt: int) -> Path:
     """Where an attempt writes: on the file system of its output, out of view."""
     return Path(work_dir) / ".staging" / job.rpartition("/")[2] / str(attempt)
+
+
+def has_state(work_dir: str, job: str) -> bool:
+    """Whether the attempts of a job left something that another one can go on from."""
+    directory = staging_directory(work_dir, job, 0).with_name(STATE)
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def publish_all(staged: Iterable[StagedArtifact], work_dir: str, *, replace: bool) -> list[Published]:

@@ -15,12 +15,12 @@ FINAL = frozenset({CANCELLED, SUCCEEDED, FAILED})
 ACTIVE = frozenset({RUNNING, CANCELLING})
 
 FOLLOWS: dict[JobState.ValueType, frozenset[JobState.ValueType]] = {
-    # A queued job whose attempt can't even be started fails.
-    QUEUED: frozenset({RUNNING, CANCELLED, FAILED}),
+    # A queued job whose attempt can't even be started fails. One that was begun before may have something to hand in.
+    QUEUED: frozenset({RUNNING, CANCELLING, CANCELLED, FAILED}),
     # RUNNING follows RUNNING when the next attempt begins; QUEUED when the service was shut down on purpose.
     RUNNING: frozenset({RUNNING, QUEUED, CANCELLING, SUCCEEDED, FAILED}),
-    # A worker may finish, or fail, before it hears of the cancellation.
-    CANCELLING: frozenset({CANCELLED, SUCCEEDED, FAILED}),
+    # A worker may finish, or fail, before it hears of the cancellation; when it dies, another attempt may hand in.
+    CANCELLING: frozenset({CANCELLING, CANCELLED, SUCCEEDED, FAILED}),
     CANCELLED: frozenset(),
     SUCCEEDED: frozenset(),
     FAILED: frozenset(),

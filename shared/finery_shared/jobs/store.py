@@ -32,7 +32,7 @@ from finery_shared.jobs.rows import (
     to_record,
 )
 from finery_shared.jobs.schema import EVENTS, JOBS, METADATA
-from finery_shared.jobs.states import ACTIVE, FINAL, QUEUED, RUNNING, state_name
+from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FINAL, QUEUED, RUNNING, state_name
 
 
 class JobStore:
@@ -123,17 +123,19 @@ class JobStore:
             connection.execute(delete(JOBS).where(JOBS.c.name == name))
 
     def request_cancel(self, name: str) -> JobRecord:
-        """Mark a job as to be cancelled: a queued one ends at once, a running one is CANCELLING, others stay."""
+        """Mark a job as to be cancelled: one that never began ends at once, one that did is CANCELLING, others stay.
+
+        From now on ``crashes`` counts the workers that die instead of handing in what was saved.
+        """
         with self._transaction() as connection:
             record = get_record(connection, name)
-            if record.state == QUEUED:
-                change_state(connection, record, JobState.JOB_STATE_CANCELLED, cancel_requested=True)
-            elif record.state == RUNNING:
-                change_state(connection, record, JobState.JOB_STATE_CANCELLING, cancel_requested=True)
+            if record.state in (QUEUED, RUNNING):
+                state = CANCELLING if record.status.attempt else CANCELLED
+                change_state(connection, record, state, cancel_requested=True, crashes=0)
             return get_record(connection, name)
 
     def begin_attempt(self, name: str, secret: str) -> JobRecord:
-        """Open the next attempt: reports with another secret are refused from now on."""
+        """Open the next attempt: reports with another secret are refused from now on. A cancelled job stays so."""
         with self._transaction() as connection:
             record = get_record(connection, name)
             status = JobStatus()
@@ -143,7 +145,8 @@ class JobStore:
             if not status.HasField("start_time"):
                 status.start_time.GetCurrentTime()
             fresh = {"secret": secret, "handle": None, "sequence": 0, "outcome": None, "reported_at": time.time()}
-            change_state(connection, record, RUNNING, status=status, **fresh)
+            state = CANCELLING if record.state == CANCELLING else RUNNING
+            change_state(connection, record, state, status=status, **fresh)
             return get_record(connection, name)
 
     def set_handle(self, name: str, handle: str) -> None:
@@ -160,9 +163,10 @@ class JobStore:
         return 1 if record.status.progress.fraction > furthest else record.crashes + 1
 
     def requeue(self, seen: JobRecord, text: str, *, crashes: int | None = None) -> None:
-        """Put a running job back into the queue and say why; ``crashes`` is the new count, None leaves it.
+        """Close a job's attempt and say why; ``crashes`` is the new count, None leaves it.
 
-        Nothing happens if it is not as it was ``seen`` any more: cancelled, or its outcome has come.
+        A running job goes back into the queue, a cancelled one waits to hand in what was saved. Nothing happens if it
+        is not as it was ``seen`` any more: cancelled, or its outcome has come.
         """
         with self._transaction() as connection:
             record = get_record(connection, seen.name)
@@ -172,7 +176,8 @@ class JobStore:
             event.log.text, event.log.attempt = text, record.status.attempt
             append_event(connection, record.name, event)
             count = record.crashes if crashes is None else crashes
-            change_state(connection, record, QUEUED, secret=None, handle=None, crashes=count)
+            state = CANCELLING if record.state == CANCELLING else QUEUED
+            change_state(connection, record, state, secret=None, handle=None, crashes=count)
 
     def report(self, name: str, attempt: int, secret: str, updates: Sequence[WorkerUpdate]) -> tuple[JobRecord, int]:
         """Store a worker's updates that are new; returns the job and the highest stored sequence number.

@@ -21,6 +21,7 @@ from finery_shared.artifacts.publish import disk_full
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import TASK_ENV, Task
 from finery_shared.jobs.progress import ProgressMeter
+from finery_shared.jobs.publication import STATE
 from finery_shared.jobs.ranks import RankPlace, die_with_parent, own_place, rank_lost
 from finery_shared.jobs.reporter import Reporter, Reports, Silence
 
@@ -73,7 +74,7 @@ class WorkerContext:
         self.attempt = task.attempt
         self.spec = task.spec_bytes
         self.staging = Path(task.staging)
-        self.state = self.staging.parent / "state"
+        self.state = self.staging.parent / STATE
         """What outlives this attempt: the next one finds it, and it is gone when the job ends. Made by who needs it."""
         self.kept: list[StagedArtifact] = []
         """What is to be published even if the job is cancelled from now on."""
@@ -105,12 +106,20 @@ class WorkerContext:
             raise JobCancelled
 
 
-def run_worker(main: Callable[[WorkerContext], Outcome]) -> int:
+def _nothing(_context: WorkerContext) -> None:
+    """What a job hands in whose state is of use to itself alone."""
+
+
+def run_worker(main: Callable[[WorkerContext], Outcome], hand_in: Callable[[WorkerContext], None] = _nothing) -> int:
     """Run an attempt and hand in how it ended; the exit status of the process.
 
-    Of several ranks, each runs ``main``; rank 0 alone reports, and the outcome is what it returns.
+    Of several ranks, each runs ``main``; rank 0 alone reports, and the outcome is what it returns. ``hand_in`` takes
+    the place of ``main`` when the job was cancelled before the attempt began: it puts what earlier ones saved into
+    ``kept``.
     """
     task = Task.read(Path(os.environ[TASK_ENV]))
+    if task.cancelled:
+        main = partial(_hand_in, hand_in)
     place = own_place(os.environ)
     if place is not None:
         die_with_parent()
@@ -173,6 +182,16 @@ def _run(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> Wo
         )
     success = WorkerSuccess(artifacts=[a.to_proto() for a in result.artifacts], figures=result.figures)
     return WorkerOutcome(success=success)
+
+
+def _hand_in(hand_in: Callable[[WorkerContext], None], context: WorkerContext) -> Outcome:
+    """End as cancelled, whatever comes of it: nobody waits for this job's success any more."""
+    try:
+        hand_in(context)
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        context.log(f"what was saved is not kept: {explain(error, context.staging).message}")
+    raise JobCancelled
 
 
 def _in_clean_staging(main: Callable[[WorkerContext], Outcome], context: WorkerContext) -> Outcome:

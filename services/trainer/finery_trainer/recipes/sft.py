@@ -45,14 +45,12 @@ class Sft:
     def __init__(
         self,
         plan: TrainingPlan,
-        data: TrainingData,
         min_eval_rows: int,
         questions_on_cpu: int,
         context: WorkerContext,
-        written: Callable[[Path], None],
+        written: Callable[[Path], None] = lambda _directory: None,
     ) -> None:
         self._plan = plan
-        self._data = data
         self._min_eval_rows = min_eval_rows
         self._questions = None if torch.cuda.is_available() else questions_on_cpu
         self._context = context
@@ -64,18 +62,18 @@ class Sft:
         self._files = RunFiles(context.state / "run")
         self._run = run_directory(Path(plan.spec.output_dir), plan.model.spec.model_type, datetime.now())
 
-    def run(self) -> Outcome:
+    def run(self, data: TrainingData) -> Outcome:
         """Train, check, and hand in the best and the last checkpoint, which may be the same, and what else is kept."""
         self._context.plan(_PHASES)
         transformers_logging.disable_progress_bar()
         try:
-            return self._run_to_the_end()
+            return self._run_to_the_end(data)
         except JobCancelled:
-            self._keep_the_last()
+            self.keep_the_last()
             raise
 
-    def _run_to_the_end(self) -> Outcome:
-        data = self._prepare()
+    def _run_to_the_end(self, drawn: TrainingData) -> Outcome:
+        data = self._prepare(drawn)
         by_loss = len(data.val) >= self._min_eval_rows
         result = self._train(data, by_loss)
         if self._context.place is not None and self._context.place.rank > 0:
@@ -91,16 +89,16 @@ class Sft:
         artifacts = [self._artifact(c, result.last, best, figures) for c in _ordered(result, best)]
         return Outcome([*artifacts, self._run_files(result.last, best)], figures)
 
-    def _prepare(self) -> PreparedData:
+    def _prepare(self, drawn: TrainingData) -> PreparedData:
         """Tokenize the rows, and say what there is and what is left out."""
-        spec, selection = self._plan.spec, self._data.selection
+        spec, selection = self._plan.spec, drawn.selection
 
         def tick(done: int) -> None:
             self._context.raise_if_cancelled()
             self._context.progress(done, len(selection), "loading")
 
         how = Tokenizing(self._plan.model.path, spec.max_length, spec.truncation_strategy)
-        data = prepare(selection, how, RowCache(self._data.cache), tick)
+        data = prepare(selection, how, RowCache(drawn.cache), tick)
         for line in data.lines():
             self._context.log(line)
         if warning := too_small(self._plan, total_steps(spec, len(data.train))):
@@ -152,7 +150,7 @@ class Sft:
         named = self._plan.spec.cuda_visible_devices is not None
         return device_map(self._plan.model.path, self._dtype, free_memory(), named=named)
 
-    def _keep_the_last(self) -> None:
+    def keep_the_last(self) -> None:
         """Have the last whole checkpoint of a cancelled run published, also one of an attempt before this one."""
         checkpoints = whole_checkpoints(self._saved)
         if not checkpoints:
