@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
+from finery_shared.errors import FineryError, Reason
+
 _CPU_BF16 = {"avx512_bf16", "amx_bf16"}
+_FP8 = (8, 9)
 
 
 def device() -> torch.device:
@@ -23,6 +26,21 @@ def choose_dtype(name: str, cpu_flags: set[str] | None = None) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     flags = read_cpu_flags() if cpu_flags is None else cpu_flags
     return torch.bfloat16 if flags & _CPU_BF16 else torch.float32
+
+
+def check_base_precision(name: str) -> None:
+    """Raise UNSUPPORTED when fp8 products are asked of a GPU that has none; only its driver tells."""
+    if name != "fp8":
+        return
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
+    if (major, minor) < _FP8:
+        here = f"this one has {major}.{minor}" if major else "torch finds none"
+        raise FineryError(
+            Reason.UNSUPPORTED,
+            f"fp8 products need a GPU of compute capability 8.9 or more (Ada, Hopper, Blackwell), and {here}. Leave "
+            "--base_precision out.",
+            field="base_precision",
+        )
 
 
 def checking_dtype(trained: torch.dtype, parameters: int) -> torch.dtype:

@@ -23,7 +23,7 @@ from finery_trainer.recipes.gates.answering import Chat
 from finery_trainer.recipes.gates.behaviour import check_answers
 from finery_trainer.recipes.gates.examination import Examiner
 from finery_trainer.recipes.gates.files import check_tokenizer
-from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
+from finery_trainer.recipes.hardware import check_base_precision, checking_dtype, choose_dtype
 from finery_trainer.recipes.loading import load_tokenizer
 from finery_trainer.recipes.parallel import parameter_count, sharding, sum_over_ranks, together
 from finery_trainer.recipes.placement import device_map, free_memory
@@ -73,6 +73,7 @@ class Sft:
             raise
 
     def _run_to_the_end(self, drawn: TrainingData) -> Outcome:
+        check_base_precision(self._plan.spec.base_precision)
         data = self._prepare(drawn)
         by_loss = len(data.val) >= self._min_eval_rows
         result = self._train(data, by_loss)
