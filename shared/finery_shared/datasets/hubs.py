@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from finery_shared.datasets.grammar import HubName
 from finery_shared.errors import FineryError, Reason
-from finery_shared.models.reach import hugging_face_endpoint, modelscope_endpoint, unreachable_because
+from finery_shared.models.reach import hugging_face_endpoint, missing, modelscope_endpoint, unreachable_because
 
 DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.tsv", "*.parquet", "*.txt")
 
@@ -42,7 +41,7 @@ class HuggingFaceDatasets:
         try:
             from huggingface_hub import snapshot_download
         except ImportError as error:
-            cause = "the huggingface_hub package is not installed"
+            cause = missing("huggingface-hub")
             raise unreachable("Hugging Face", dataset_id, cause, error) from error
         problem = unreachable_because(self.endpoint)
         options = {"allow_patterns": list(DATA_FILES), "endpoint": self.endpoint, "cache_dir": self.cache}
@@ -56,27 +55,31 @@ class HuggingFaceDatasets:
 
 @dataclass(frozen=True)
 class ModelScopeDatasets:
-    """Data sets of modelscope.cn, through the cache of the modelscope package."""
+    """Data sets of modelscope.cn, through the cache of modelscope-hub (its own by default)."""
 
     endpoint: str = "https://www.modelscope.cn"
+    cache: Path | None = None
 
     def check(self, dataset_id: str) -> None:
-        """Its package has to be installed, and something has to answer at its address."""
-        if find_spec("modelscope") is None:
-            raise unreachable("ModelScope", dataset_id, "the modelscope package is not installed", "modelscope")
-        if (problem := unreachable_because(self.endpoint)) is not None:
-            raise unreachable("ModelScope", dataset_id, "it can't be reached from here", problem)
+        """The hub answers, or the cache has the data set."""
+        if unreachable_because(self.endpoint) is not None:
+            self.fetch(dataset_id)
 
     def fetch(self, dataset_id: str) -> Path:
-        """Download what the cache lacks."""
-        self.check(dataset_id)
-        from modelscope.hub.snapshot_download import dataset_snapshot_download
-
+        """Download what the cache lacks; where the hub is out of reach, the cached files serve."""
         try:
-            return Path(dataset_snapshot_download(dataset_id, allow_file_pattern=list(DATA_FILES)))
-        except Exception as error:  # whatever its HTTP library of the day raises
-            cause = "it did not give these files; check the id"
+            from modelscope_hub import HubApi
+        except ImportError as error:
+            cause = missing("modelscope-hub")
             raise unreachable("ModelScope", dataset_id, cause, error) from error
+        problem = unreachable_because(self.endpoint)
+        options = {"allow_patterns": list(DATA_FILES), "cache_dir": self.cache}
+        try:
+            hub = HubApi(endpoint=self.endpoint)
+            return Path(hub.download_repo(dataset_id, "dataset", local_files_only=bool(problem), **options))
+        except Exception as error:  # whatever its HTTP library of the day raises
+            cause = "it can't be reached from here" if problem else "it did not give these files; check the id"
+            raise unreachable("ModelScope", dataset_id, cause, problem or error) from error
 
 
 def hubs_from(environment: Mapping[str, str]) -> Mapping[HubName, DatasetHub]:

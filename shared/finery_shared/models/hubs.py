@@ -10,7 +10,7 @@ from typing import Protocol
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.models.directory import is_complete
-from finery_shared.models.reach import hugging_face_endpoint, modelscope_endpoint, unreachable_because
+from finery_shared.models.reach import hugging_face_endpoint, missing, modelscope_endpoint, unreachable_because
 from finery_shared.models.spec import ModelSpec
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model")
@@ -83,7 +83,7 @@ class HuggingFaceHub:
 
 @dataclass(frozen=True)
 class ModelScopeHub:
-    """modelscope.cn and its cache (``$MODELSCOPE_CACHE``, ``~/.cache/modelscope/hub``)."""
+    """modelscope.cn and its cache (``$MODELSCOPE_CACHE``, ``~/.cache/modelscope``)."""
 
     cache: Path
     endpoint: str = "https://www.modelscope.cn"
@@ -94,10 +94,11 @@ class ModelScopeHub:
         return spec.ms_id
 
     def cached(self, repo_id: str) -> Path | None:
-        """The model's directory; ModelScope writes a dot in a name as three underscores, in older caches at the top."""
-        mangled = repo_id.replace(".", "___")
+        """The model's snapshot, or its directory in an older cache: a dot in its name is three underscores there."""
+        snapshot = Path(repo_id.replace("/", "--"), "snapshots", "master")
         tops = ("models", ".", "hub/models", "hub")
-        places = (self.cache / top / name for top in tops for name in (mangled, repo_id))
+        names = (snapshot, repo_id.replace(".", "___"), repo_id)
+        places = (self.cache / top / name for top in tops for name in names)
         return next((path for path in places if is_complete(path)), None)
 
     def holds(self, path: Path) -> bool:
@@ -106,15 +107,16 @@ class ModelScopeHub:
 
     def check(self, repo_id: str) -> None:
         """Its package has to be installed, and something has to answer at its address."""
-        _check(self.name, self.endpoint, "modelscope", repo_id)
+        _check(self.name, self.endpoint, "modelscope_hub", repo_id)
 
     def download(self, repo_id: str) -> Path:
         """Fetch config, tokenizer and safetensors files."""
         self.check(repo_id)
-        from modelscope import snapshot_download
+        from modelscope_hub import HubApi
 
+        options = {"allow_patterns": list(MODEL_FILES), "cache_dir": self.cache}
         try:
-            return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), cache_dir=str(self.cache)))
+            return Path(HubApi(endpoint=self.endpoint).download_repo(repo_id, "model", **options))
         except Exception as error:  # whatever its HTTP library of the day raises
             raise _unreachable(self.name, repo_id, "it did not give these files", error) from error
 
@@ -128,7 +130,7 @@ def hubs_from(environment: Mapping[str, str]) -> tuple[ModelHub, ...]:
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     hf_home = Path(environment.get("HF_HOME") or cache / "huggingface")
     hf_cache = Path(environment.get("HF_HUB_CACHE") or hf_home / "hub").expanduser()
-    ms_cache = Path(environment.get("MODELSCOPE_CACHE") or cache / "modelscope" / "hub").expanduser()
+    ms_cache = Path(environment.get("MODELSCOPE_CACHE") or cache / "modelscope").expanduser()
     hf = HuggingFaceHub(hf_cache, hugging_face_endpoint(environment))
     ms = ModelScopeHub(ms_cache, modelscope_endpoint(environment))
     return (ms, hf) if environment.get("USE_HF", "1").lower() in ("0", "false") else (hf, ms)
@@ -136,7 +138,7 @@ def hubs_from(environment: Mapping[str, str]) -> tuple[ModelHub, ...]:
 
 def _check(hub: str, endpoint: str, package: str, repo_id: str) -> None:
     if find_spec(package) is None:
-        raise _unreachable(hub, repo_id, f"the {package} package is not installed", package)
+        raise _unreachable(hub, repo_id, missing(package.replace("_", "-")), package)
     if (problem := unreachable_because(endpoint)) is not None:
         raise _unreachable(hub, repo_id, "it can't be reached from here", problem)
 

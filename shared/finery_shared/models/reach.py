@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,6 +20,11 @@ def unreachable_because(url: str, timeout_s: float = TIMEOUT_S) -> str | None:
         return None
     except (OSError, ValueError) as error:  # OSError: name, connection, TLS, time; ValueError: no URL at all
         return f"{url}: {error}"
+
+
+def missing(package: str) -> str:
+    """That a hub's library is not in this process's environment, and how it gets there."""
+    return f"the {package} package is not installed (uv pip install --python {sys.executable} {package})"
 
 
 def hugging_face_endpoint(environment: Mapping[str, str]) -> str:

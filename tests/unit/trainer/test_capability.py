@@ -58,5 +58,5 @@ def test_a_job_is_refused_first_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path
     context = WorkerContext(Task("trainingJobs/1", 1, "", "", str(tmp_path / "staging" / "1"), ""), Silence())
     attempt, data = Sft(plan, 1, 1, context), planner.load_data(plan.spec)
     gpu(monkeypatch, (8, 0))
-    with pytest.raises(FineryError, match="compute capability 8.9 or more"):
+    with pytest.raises(FineryError, match="fp8 products need a GPU"):
         attempt.run(data)

@@ -1,4 +1,4 @@
-"""A real download by huggingface_hub, from a hub on a loopback port. Runs where that package is installed."""
+"""Real downloads by the hubs' own libraries, from hubs on a loopback port. They run where these are installed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from finery_shared.errors import FineryError, Reason
-from finery_shared.models import hubs_from
+from finery_shared.models import ModelScopeHub, hubs_from
+from tests.fakes import ms_hub
 from tests.fakes.hf_hub import serve_hub
 
 from .conftest import ModelWriter, resolve
@@ -53,3 +54,20 @@ def test_an_id_that_the_hub_does_not_have(tmp_path: Path, endpoint: str) -> None
         resolve(None, "someone/nothing", store=tmp_path / "store", hubs=hubs)
     assert caught.value.reason is Reason.MODEL_UNREACHABLE
     assert "--model_id_or_path DIR" in caught.value.message
+
+
+def test_modelscope_is_asked_once_too(write_model: ModelWriter, tmp_path: Path) -> None:
+    pytest.importorskip("modelscope_hub", reason="runs in the services' environments")
+    files = {file.name: file.read_bytes() or b"weights" for file in write_model("shelf").iterdir()}
+    files["pytorch_model.bin"] = b"never fetched"
+    with ms_hub.serve_hub({"models/qwen/Qwen1.5-0.5B-Chat": files}) as endpoint:
+        hub = ModelScopeHub(tmp_path / "ms", endpoint)
+        fetched = resolve("qwen1half-0_5b-chat", store=tmp_path / "store", hubs=[hub])
+        with pytest.raises(FineryError, match="it did not give these files"):
+            hub.download("someone/nothing")
+    names = {file.name for file in fetched.path.iterdir()}
+    assert names == {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
+    assert hub.holds(fetched.path)
+
+    nowhere = ModelScopeHub(tmp_path / "ms", "http://127.0.0.1:9")
+    assert resolve("qwen1half-0_5b-chat", store=tmp_path / "store", hubs=[nowhere]).path == fetched.path
