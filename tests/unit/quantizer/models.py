@@ -5,7 +5,13 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 
@@ -16,9 +22,12 @@ TEMPLATE = (
 )
 
 
-def tiny_llama(seed: int = 0, *, heavy_tails: bool = False) -> LlamaForCausalLM:
+CONFIGS = {"LlamaForCausalLM": LlamaConfig, "Qwen2ForCausalLM": Qwen2Config}
+
+
+def tiny_model(seed: int = 0, *, heavy_tails: bool = False, architecture: str = "LlamaForCausalLM") -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = CONFIGS[architecture](
         vocab_size=512,
         hidden_size=64,
         intermediate_size=128,
@@ -31,10 +40,12 @@ def tiny_llama(seed: int = 0, *, heavy_tails: bool = False) -> LlamaForCausalLM:
         eos_token_id=257,
         pad_token_id=257,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("_proj.weight"):
             parameter.data.mul_(4)
+        elif name.endswith(".bias"):
+            parameter.data.normal_(std=0.1)
         if heavy_tails and "layernorm" in name:
             parameter.data.mul_(1 + 8 * torch.rand_like(parameter) ** 8)
     return model.requires_grad_(False)
@@ -53,8 +64,16 @@ def write_tokenizer(directory: Path) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def write_model(directory: Path, seed: int = 0, dtype: torch.dtype = torch.bfloat16, shard: str = "5GB") -> Path:
-    tiny_llama(seed, heavy_tails=True).to(dtype).save_pretrained(directory, max_shard_size=shard)
+def write_model(
+    directory: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    shard: str = "5GB",
+    architecture: str = "LlamaForCausalLM",
+) -> Path:
+    tiny_model(seed, heavy_tails=True, architecture=architecture).to(dtype).save_pretrained(
+        directory, max_shard_size=shard
+    )
     write_tokenizer(directory)
     return directory
 
@@ -66,8 +85,10 @@ def write_adapter(directory: Path, base: Path, *, std: float = 0.05, **options: 
     config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": LINEARS, "task_type": "CAUSAL_LM", **options})
     tuned = get_peft_model(model, config)
     for name, parameter in tuned.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding_" in name:
             torch.nn.init.normal_(parameter, std=std)
+        elif "modules_to_save" in name or (parameter.requires_grad and "lora_" not in name):
+            parameter.data.mul_(1 + torch.rand_like(parameter))
     tuned.save_pretrained(directory)
     (directory / "README.md").unlink(missing_ok=True)
     return directory

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import warnings
 from pathlib import Path
 
@@ -11,17 +10,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from finery_quantizer.backends.awq import writer
 from finery_quantizer.backends.awq.backend import AwqBackend
+from finery_quantizer.backends.awq.mapping import load_mapping
 from finery_quantizer.backends.awq.packing import unpack
 from finery_quantizer.backends.awq.quantizer import AwqOptions, AwqQuantizer
-from finery_quantizer.backends.awq.readback import read_quantized, verified
+from finery_quantizer.backends.awq.readback import PackedLinear, WrittenTensors, load_packed
 from finery_quantizer.backends.awq.rounding import round_trip
 from finery_quantizer.backends.base import WrittenModel
 from finery_quantizer.backends.checkpoint.model import load_model
-from finery_quantizer.backends.checkpoint.shards import weight_files
+from finery_quantizer.backends.checkpoint.shards import INDEX, weight_files
+from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_shared.errors import FineryError, Reason
-from tests.unit.quantizer.models import tiny_llama, write_model
+from tests.unit.quantizer.models import write_model
 
+CPU = torch.device("cpu")
 GROUP = 32
 BLOCKS = torch.randint(0, 512, (4, 64), generator=torch.Generator().manual_seed(3))
 HELD_OUT = torch.randint(0, 512, (2, 96), generator=torch.Generator().manual_seed(4))
@@ -31,33 +34,37 @@ def error(model: nn.Module, right: torch.Tensor) -> float:
     return float((model(HELD_OUT).logits - right).square().mean() / right.square().mean())
 
 
-def quantized(options: AwqOptions) -> tuple[nn.Module, torch.Tensor, nn.Module]:
+def quantized(source: Path, options: AwqOptions) -> tuple[nn.Module, torch.Tensor, nn.Module]:
     """The model with AWQ's weights, the logits of the original, and the model with plainly rounded weights."""
-    model = tiny_llama(heavy_tails=True)
+    model = load_model(source, torch.float32)
     right = model(HELD_OUT).logits.clone()
-    rounded, result = copy.deepcopy(model), copy.deepcopy(model)
+    rounded = copy.deepcopy(model)
     for module in rounded.model.layers.modules():
         if isinstance(module, nn.Linear):
             module.weight.data = round_trip(module.weight, options.group_size, options.storage)
-    state = result.state_dict()
-    for layer in AwqQuantizer(options).layers(model, "llama", BLOCKS):
+    state = model.state_dict()
+    for layer in AwqQuantizer(options).layers(StreamedModel(source, CPU, torch.float32), BLOCKS):
         for name, packed in layer.packed.items():
             state[f"{name}.weight"].copy_(unpack(packed))
         for name, tensor in layer.kept.items():
             state[name].copy_(tensor)
-    return result, right, rounded
+    return model, right, rounded
 
 
-def test_awq_is_closer_to_the_model_than_plain_rounding() -> None:
-    result, right, rounded = quantized(AwqOptions(GROUP, torch.float32, coarse_tokens=64))
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "source", dtype=torch.float32)
+
+
+def test_awq_is_closer_to_the_model_than_plain_rounding(source: Path) -> None:
+    result, right, rounded = quantized(source, AwqOptions(GROUP, torch.float32, coarse_tokens=64))
     assert error(result, right) < 0.8 * error(rounded, right)
 
 
-def test_the_weights_survive_the_search_on_a_cpu() -> None:
+def test_the_weights_survive_the_search_on_a_cpu(source: Path) -> None:
     """AutoAWQ 0.2.9 keeps a backup that aliases the weights on a CPU and then scales them again for every ratio."""
-    model = tiny_llama(heavy_tails=True)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    layers = AwqQuantizer(AwqOptions(GROUP, torch.float32)).layers(model, "llama", BLOCKS)
+    weights = load_file(source / "model.safetensors")
+    layers = AwqQuantizer(AwqOptions(GROUP, torch.float32)).layers(StreamedModel(source, CPU, torch.float32), BLOCKS)
     first = next(layers)
     # Folding scales a linear's columns and divides the norm before it: their product is the weight that went in.
     norm = first.kept["model.layers.0.input_layernorm.weight"]
@@ -65,9 +72,20 @@ def test_the_weights_survive_the_search_on_a_cpu() -> None:
     query = unpack(first.packed["model.layers.0.self_attn.q_proj"]) / ratio
     original = weights["model.layers.0.self_attn.q_proj.weight"]
     assert (query - original).square().mean() < 0.02 * original.square().mean()
-    for name, tensor in model.state_dict().items():
-        if not name.startswith("model.layers.0."):
-            assert torch.equal(tensor, weights[name]), name
+    for name, tensor in load_file(source / "model.safetensors").items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_tokens_may_pass_in_chunks(source: Path) -> None:
+    at_once, in_chunks = (
+        list(AwqQuantizer(options).layers(StreamedModel(source, CPU, torch.float32), BLOCKS))
+        for options in (AwqOptions(GROUP, torch.float32, 64), AwqOptions(GROUP, torch.float32, 64, chunk_tokens=64))
+    )
+    for whole, parts in zip(at_once, in_chunks, strict=True):
+        for name, norm in whole.kept.items():  # they carry the scales
+            torch.testing.assert_close(parts.kept[name], norm)
+        for name, packed in whole.packed.items():
+            torch.testing.assert_close(unpack(parts.packed[name]), unpack(packed), rtol=0.1, atol=0.02)
 
 
 def test_stock_autoawq_still_corrupts_them() -> None:
@@ -86,20 +104,86 @@ def test_stock_autoawq_still_corrupts_them() -> None:
     assert not torch.allclose(layer.weight, before, rtol=0.1)
 
 
-def test_a_coarse_search_ends_as_well_as_the_full_one() -> None:
-    coarse, right, _ = quantized(AwqOptions(GROUP, torch.float32, coarse_tokens=64, finalists=4))
-    full, _, _ = quantized(AwqOptions(GROUP, torch.float32, coarse_tokens=10**6))
-    assert math.isclose(error(coarse, right), error(full, right), rel_tol=0.1)
+def test_a_coarse_search_picks_what_the_full_one_picks(source: Path) -> None:
+    coarse, full = (
+        list(AwqQuantizer(options).layers(StreamedModel(source, CPU, torch.float32), BLOCKS))
+        for options in (
+            AwqOptions(GROUP, torch.float32, coarse_tokens=64, finalists=4),
+            AwqOptions(GROUP, torch.float32, coarse_tokens=10**6),
+        )
+    )
+    for one, other in zip(coarse, full, strict=True):
+        for name, norm in one.kept.items():  # they carry the scales
+            torch.testing.assert_close(norm, other.kept[name])
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, AwqBackend, WrittenModel]:
-    source = write_model(tmp_path / "source")
-    backend = AwqBackend(source, torch.device("cpu"))
+    source = write_model(tmp_path / "bf16")
+    backend = AwqBackend(source, CPU, tmp_path / "state")
     told: list[tuple[int, int]] = []
     result = backend.quantize(source, tmp_path / "int4", BLOCKS.tolist(), lambda *done: told.append(done))
-    assert told == [(1, 2), (2, 2)]
+    assert told == [(0, 2), (1, 2), (2, 2)]
     return source, backend, result
+
+
+def test_finished_layers_are_kept_and_used_again(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "bf16")
+
+    def stop(done: int, _count: int) -> None:
+        if done == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        AwqBackend(source, CPU, tmp_path / "state").quantize(source, tmp_path / "stopped", BLOCKS.tolist(), stop)
+    (first,) = (tmp_path / "state").iterdir()
+    made = first.stat().st_mtime_ns
+    told: list[int] = []
+    for state in ("state", "fresh"):
+        backend = AwqBackend(source, CPU, tmp_path / state)
+        backend.quantize(source, tmp_path / f"from-{state}", BLOCKS.tolist(), lambda done, _: told.append(done))
+    assert told == [1, 2, 0, 1, 2]
+    assert first.stat().st_mtime_ns == made
+    resumed, fresh = (load_file(tmp_path / f"from-{name}" / "model.safetensors") for name in ("state", "fresh"))
+    assert resumed.keys() == fresh.keys()
+    assert all(torch.equal(resumed[name], fresh[name]) for name in fresh)
+
+
+def test_layers_of_another_calibration_or_half_written_are_not_used(tmp_path: Path) -> None:
+    source, state = write_model(tmp_path / "bf16"), tmp_path / "state"
+    backend = AwqBackend(source, CPU, state)
+    backend.quantize(source, tmp_path / "one", BLOCKS.tolist(), lambda *_: None)
+    told: list[int] = []
+    backend.quantize(source, tmp_path / "other", BLOCKS[:2].tolist(), lambda done, _: told.append(done))
+    assert told == [0, 1, 2]
+    file = sorted(state.iterdir())[1]
+    file.write_bytes(file.read_bytes()[:-8])
+    (state / "layer-00002.half").write_bytes(b"")
+    told.clear()
+    backend.quantize(source, tmp_path / "third", BLOCKS[:2].tolist(), lambda done, _: told.append(done))
+    assert told == [1, 2]
+    assert len(list(state.iterdir())) == 2
+
+
+def test_a_large_model_keeps_a_file_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_model(tmp_path / "bf16")
+    one, several = (AwqBackend(source, CPU, tmp_path / name) for name in ("one", "several"))
+    one.quantize(source, tmp_path / "whole", BLOCKS.tolist(), lambda *_: None)
+    monkeypatch.setattr(writer, "_SHARD_BYTES", 1)
+    result = several.quantize(source, tmp_path / "split", BLOCKS.tolist(), lambda *_: None)
+    names = [file.name for file in weight_files(result.directory)]
+    assert names == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    index = json.loads((result.directory / INDEX).read_text())
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    assert index["weight_map"].keys() == whole.keys()
+    for name, file in index["weight_map"].items():
+        assert torch.equal(load_file(result.directory / file)[name], whole[name])
+    logits = [
+        b.load(WrittenModel(tmp_path / d, result.fingerprints, result.quantized), torch.float32)(HELD_OUT).logits
+        for b, d in ((one, "whole"), (several, "split"))
+    ]
+    assert torch.equal(*logits)
 
 
 def test_the_directory_is_autoawqs_format(written: tuple[Path, AwqBackend, WrittenModel]) -> None:
@@ -132,24 +216,27 @@ def test_the_directory_is_autoawqs_format(written: tuple[Path, AwqBackend, Writt
 
 def test_what_is_read_back_is_the_model(written: tuple[Path, AwqBackend, WrittenModel]) -> None:
     source, backend, result = written
-    model = load_model(source).float()
-    right = model(HELD_OUT).logits.clone()
-    state = model.state_dict()
-    for name, tensor in backend.read_back(result):
-        state[name].copy_(tensor)
-    assert 0 < error(model, right) < 0.15  # what int4 does to random weights
+    right = load_model(source).float()(HELD_OUT).logits
+    assert 0 < error(backend.load(result, torch.float32), right) < 0.15  # what int4 does to random weights
+
+
+def test_a_packed_model_computes_what_the_unpacked_one_does(written: tuple[Path, AwqBackend, WrittenModel]) -> None:
+    _, backend, result = written
+    packed = load_packed(result, CPU, torch.float32, home=CPU)
+    assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 2 * 7
+    torch.testing.assert_close(packed(HELD_OUT).logits, backend.load(result, torch.float32)(HELD_OUT).logits)
 
 
 @pytest.mark.parametrize("suffix", ["scales", "qweight", "qzeros"])
 def test_a_corrupted_tensor_fails_the_gate_by_name(written: tuple[Path, AwqBackend, WrittenModel], suffix: str) -> None:
-    _, _, result = written
+    _, backend, result = written
     file = weight_files(result.directory)[0]
     tensors = load_file(file)
     name = f"model.layers.1.mlp.up_proj.{suffix}"
     tensors[name][0, 0] += 1
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(FineryError, match=r"model\.layers\.1\.mlp\.up_proj\.weight") as caught:
-        list(verified(result.directory, result.fingerprints))
+    with pytest.raises(FineryError, match=rf"model\.layers\.1\.mlp\.up_proj\.{suffix}") as caught:
+        backend.load(result, torch.float32)
     assert caught.value.reason is Reason.GATE_FAILED
 
 
@@ -158,19 +245,16 @@ def test_a_missing_tensor_fails_the_gate_by_name(written: tuple[Path, AwqBackend
     file = weight_files(result.directory)[0]
     tensors = load_file(file)
     del tensors["model.layers.1.mlp.up_proj.scales"]
+    tensors["model.layers.1.mlp.other"] = torch.ones(1)
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(FineryError, match="up_proj lacks scales"):
-        list(read_quantized(result.directory))
-    del tensors["model.norm.weight"], tensors["model.layers.1.mlp.up_proj.qweight"]
-    del tensors["model.layers.1.mlp.up_proj.qzeros"]
-    save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(
-        FineryError, match=r"missing from its files: model\.layers\.1\.mlp\.up_proj\.weight, model\.norm"
-    ):
-        list(verified(result.directory, result.fingerprints))
+    with pytest.raises(FineryError, match=r"missing from its files: model\.layers\.1\.mlp\.up_proj\.scales"):
+        WrittenTensors(result)
+    unexpected = WrittenModel(result.directory, {name: "" for name in tensors if "other" not in name}, frozenset())
+    with pytest.raises(FineryError, match=r"not expected in: model\.layers\.1\.mlp\.other"):
+        WrittenTensors(unexpected)
 
 
 def test_an_unknown_architecture_is_unsupported() -> None:
     with pytest.raises(FineryError, match="does not know the architecture 'mamba'") as caught:
-        next(AwqQuantizer(AwqOptions(GROUP, torch.float32)).layers(nn.Module(), "mamba", BLOCKS))
+        load_mapping("mamba")
     assert caught.value.reason is Reason.UNSUPPORTED

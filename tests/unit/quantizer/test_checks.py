@@ -11,11 +11,12 @@ from torch import nn
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.base import WrittenModel
 from finery_quantizer.backends.checkpoint.model import load_model
+from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
 from finery_quantizer.backends.checks.generation import answer
 from finery_quantizer.backends.checks.identity import QUESTIONS, identity_figures, identity_questions
 from finery_quantizer.backends.checks.merged import MergeCheck
-from finery_quantizer.backends.checks.perplexity import divergence, perplexity
+from finery_quantizer.backends.checks.perplexity import divergence, perplexity, streamed_perplexities
 from finery_quantizer.backends.checks.quantized import Bounds, QuantizationCheck
 from finery_quantizer.backends.lora.adapter import read_adapter
 from finery_quantizer.backends.lora.fold import fold
@@ -24,6 +25,7 @@ from finery_shared.errors import FineryError, Reason
 from finery_shared.templates.render import Rendered, render
 from tests.unit.quantizer.models import write_adapter, write_model
 
+CPU = torch.device("cpu")
 LOOSE = Bounds(over_source=100, over_rounding=100)
 
 
@@ -56,6 +58,21 @@ def test_a_model_that_computes_nan_has_infinite_perplexity(source: Path) -> None
     assert perplexity(model, rows(source)) == math.inf
 
 
+def test_a_streamed_models_perplexities_are_those_of_the_whole_one(source: Path) -> None:
+    model = load_model(source).float()
+
+    def halve(prefix: str, layer: nn.Module) -> None:
+        assert model.get_submodule(prefix).mlp.up_proj.weight.shape == layer.mlp.up_proj.weight.shape
+        layer.mlp.up_proj.weight.mul_(0.5)
+
+    found = streamed_perplexities(StreamedModel(source, CPU, torch.float32), rows(source), [halve])
+    before = perplexity(model, rows(source))
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight.mul_(0.5)
+    assert found == pytest.approx([before, perplexity(model, rows(source))], rel=1e-5)
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
+
+
 def test_divergence_is_zero_for_the_same_and_kl_for_another() -> None:
     right, other = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
     p, q = right[0].softmax(-1), other[0].softmax(-1)
@@ -77,7 +94,7 @@ def test_a_merge_passes_and_a_merge_that_forgot_the_adapter_fails(source: Path, 
 
 @pytest.fixture
 def written(source: Path, tmp_path: Path) -> tuple[AwqBackend, WrittenModel]:
-    backend = AwqBackend(source, torch.device("cpu"))
+    backend = AwqBackend(source, CPU, tmp_path / "state")
     blocks = torch.randint(0, 256, (2, 64), generator=torch.Generator().manual_seed(0)).tolist()
     return backend, backend.quantize(source, tmp_path / "int4", blocks, lambda *_: None)
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from finery_quantizer.backends.checkpoint.shards import INDEX, read_tensors, tensor_shapes, weight_files
 from finery_quantizer.backends.lora.adapter import check_fits, read_adapter
 from finery_quantizer.backends.lora.fold import fold
 from finery_shared.errors import FineryError, Reason
+from finery_shared.models.registry import all_specs
 from tests.unit.quantizer.models import write_adapter, write_model
 
 
@@ -19,9 +20,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def merge(base: Path, adapter: Path, destination: Path) -> dict[str, torch.Tensor]:
-    updates = read_adapter(adapter)
-    check_fits(updates, tensor_shapes(base), base)
-    assert list(fold(base, updates, destination))[-1][0] == len(weight_files(base))
+    assert list(fold(base, read_adapter(adapter), destination))[-1][0] == len(weight_files(base))
     return tensors(destination)
 
 
@@ -39,10 +38,20 @@ def merge(base: Path, adapter: Path, destination: Path) -> dict[str, torch.Tenso
 def test_merged_weights_are_pefts_within_one_rounding(
     tmp_path: Path, dtype: torch.dtype, options: dict[str, object]
 ) -> None:
-    base = write_model(tmp_path / "base", dtype=dtype)
+    check_merge(tmp_path, write_model(tmp_path / "base", dtype=dtype), dtype, options)
+
+
+@pytest.mark.parametrize("architecture", sorted({spec.architecture for spec in all_specs()}))
+@pytest.mark.parametrize("options", [{}, {"bias": "lora_only"}, {"bias": "all"}])
+def test_every_registered_family_merges_so(tmp_path: Path, architecture: str, options: dict[str, object]) -> None:
+    base = write_model(tmp_path / "base", architecture=architecture, shard="60KB")
+    check_merge(tmp_path, base, torch.bfloat16, options)
+
+
+def check_merge(tmp_path: Path, base: Path, dtype: torch.dtype, options: dict[str, object]) -> None:
     adapter = write_adapter(tmp_path / "adapter", base, **options)
     ours = merge(base, adapter, tmp_path / "merged")
-    exact = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base, torch_dtype=torch.float32), adapter)
+    exact = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float32), adapter)
     theirs = exact.merge_and_unload().state_dict()
     changed = 0
     for name, tensor in tensors(base).items():
@@ -50,7 +59,7 @@ def test_merged_weights_are_pefts_within_one_rounding(
         rounding = torch.finfo(dtype).eps * theirs[name].abs() + 1e-7
         assert ((ours[name].float() - theirs[name]).abs() <= rounding).all(), name
         changed += not torch.equal(ours[name], tensor)
-    assert changed == len(read_adapter(adapter))
+    assert changed == len(read_adapter(adapter).changed)
 
 
 def test_shards_index_and_small_files_stay_those_of_the_base(tmp_path: Path) -> None:
@@ -64,14 +73,44 @@ def test_shards_index_and_small_files_stay_those_of_the_base(tmp_path: Path) -> 
     assert "lm_head.weight" not in tensors(merged)  # tied to the embeddings, and still so
 
 
+@pytest.mark.parametrize(
+    ("options", "tied"),
+    [
+        ({"target_modules": ["q_proj", "embed_tokens"]}, False),
+        ({"target_modules": ["q_proj", "lm_head"]}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"modules_to_save": ["embed_tokens"]}, False),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+        ({"modules_to_save": ["norm"]}, True),
+    ],
+)
+@pytest.mark.parametrize("shard", ["5GB", "40KB"])
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`", "ignore:Setting `save_embedding_layers`")
+def test_tied_embeddings_are_untied_only_if_the_adapter_touched_them(
+    tmp_path: Path, options: dict[str, object], tied: bool, shard: str
+) -> None:
+    base = write_model(tmp_path / "base", dtype=torch.float32, shard=shard)
+    adapter = write_adapter(tmp_path / "adapter", base, **options)
+    merged = tmp_path / "merged"
+    ours = merge(base, adapter, merged)
+    assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is tied
+    assert ("lm_head.weight" in ours) is not tied
+    ids = torch.arange(200, 260).unsqueeze(0)
+    exact = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)(ids).logits
+    found, loading = AutoModelForCausalLM.from_pretrained(merged, output_loading_info=True)
+    assert not any(loading.values())
+    torch.testing.assert_close(found(ids).logits, exact, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(exact, AutoModelForCausalLM.from_pretrained(base)(ids).logits, rtol=1e-2, atol=1e-2)
+
+
 def test_an_adapter_of_another_base_is_refused_with_names_and_shapes(tmp_path: Path) -> None:
     base = write_model(tmp_path / "base")
-    updates = read_adapter(write_adapter(tmp_path / "adapter", base))
+    adapter = read_adapter(write_adapter(tmp_path / "adapter", base))
     shapes = tensor_shapes(base)
     shapes["model.layers.0.mlp.up_proj.weight"] = (256, 64)
     del shapes["model.layers.1.self_attn.q_proj.weight"]
     with pytest.raises(FineryError) as caught:
-        check_fits(updates, shapes, base)
+        check_fits(adapter, shapes, base)
     assert caught.value.reason is Reason.MODEL_INVALID
     assert "model.layers.0.mlp.up_proj.weight: the adapter's is [128, 64], the model's [256, 64]" in str(caught.value)
     assert "model.layers.1.self_attn.q_proj.weight: the adapter's is [64, 64], the model's missing" in str(caught.value)
@@ -90,8 +129,8 @@ def test_a_zeroed_adapter_fails_the_gate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"bias": "all"}, "bias"),
+        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+        ({"lora_bias": True}, "lora_bias"),
     ],
 )
 def test_what_plain_lora_does_not_have_is_unsupported_by_name(

@@ -8,11 +8,10 @@ from transformers import PreTrainedTokenizerFast
 
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.checkpoint.model import pick_device
-from finery_quantizer.backends.checkpoint.shards import tensor_shapes
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
 from finery_quantizer.backends.checks.merged import MergeCheck
 from finery_quantizer.backends.checks.quantized import Bounds, QuantizationCheck
-from finery_quantizer.backends.lora.adapter import check_fits, read_adapter
+from finery_quantizer.backends.lora.adapter import read_adapter
 from finery_quantizer.backends.lora.fold import fold
 from finery_quantizer.calibration import Blocks, calibration_rows, cut_blocks
 from finery_quantizer.convert import recipe
@@ -55,9 +54,7 @@ class Export:
         plan, context = self.plan, self.context
         assert plan.adapter is not None
         staged = context.staging / destination.name
-        updates = read_adapter(plan.adapter)
-        check_fits(updates, tensor_shapes(plan.model), plan.model)
-        for done, total in fold(plan.model, updates, staged):
+        for done, total in fold(plan.model, read_adapter(plan.adapter), staged):
             context.progress(done, total, "merging")
             context.raise_if_cancelled()
         self.written(staged)
@@ -76,8 +73,7 @@ class Export:
         staged = context.staging / destination.name
         tokenizer = load_tokenizer(source)
         blocks = self._calibration(tokenizer)
-        backend = AwqBackend(source, pick_device())
-        context.progress(0, plan.spec.shape.layers, "quantizing")
+        backend = AwqBackend(source, pick_device(), context.state / "layers")
         written = backend.quantize(source, staged, blocks.ids, self._tell)
         self.written(staged)
         context.progress(0, 1, "checking the quantized model")

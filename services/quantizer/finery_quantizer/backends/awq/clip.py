@@ -7,7 +7,6 @@ from finery_quantizer.backends.awq.rounding import round_trip
 
 SHRINKS = 10
 STEP = 1 / 20
-SAMPLE_TOKENS = 512
 # The product q·k amplifies what clipping does to either of them, so AutoAWQ leaves these as they are.
 _UNCLIPPED = ("q_", "k_", "query", "key", "Wqkv")
 
@@ -18,10 +17,9 @@ def is_clipped(linear: str) -> bool:
 
 
 def group_grams(inputs: Tensor, group: int) -> Tensor:
-    """Inputs [tokens, in] -> mean of x xᵀ within each group, fp32 [groups, group, group], over a strided sample."""
-    stride = max(1, len(inputs) // SAMPLE_TOKENS)
-    sample = inputs[::stride].float().unflatten(1, (-1, group)).transpose(0, 1)
-    return sample.transpose(1, 2) @ sample / sample.shape[1]
+    """Inputs [tokens, in] -> mean of x xᵀ within each group, fp32 [groups, group, group]."""
+    by_group = inputs.float().unflatten(1, (-1, group)).transpose(0, 1)
+    return by_group.transpose(1, 2) @ by_group / len(inputs)
 
 
 def search_clip(weight: Tensor, grams: Tensor, group: int) -> Tensor:

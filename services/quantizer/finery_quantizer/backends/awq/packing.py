@@ -26,17 +26,18 @@ class PackedWeight:
         """By the names that follow the linear's own in a checkpoint."""
         return {"qweight": self.qweight, "qzeros": self.qzeros, "scales": self.scales}
 
-    def cpu(self) -> "PackedWeight":
-        """The same on the CPU."""
-        return PackedWeight(self.qweight.cpu(), self.qzeros.cpu(), self.scales.cpu())
+    def to(self, device: torch.device) -> "PackedWeight":
+        """The same on `device`."""
+        return PackedWeight(self.qweight.to(device), self.qzeros.to(device), self.scales.to(device))
 
 
 def pack_words(codes: Tensor) -> Tensor:
     """Codes [rows, out] -> int32 words [rows, out / 8], AutoAWQ's interleaved order."""
-    order = torch.tensor(_ORDER, device=codes.device)
-    shifts = torch.arange(0, 4 * PACK, 4, device=codes.device)
-    ordered = codes.to(torch.int64).unflatten(-1, (-1, PACK))[..., order]
-    return (ordered << shifts).sum(-1).to(torch.int32)
+    columns = codes.to(torch.int32).unflatten(-1, (-1, PACK))
+    words = torch.zeros_like(columns[..., 0])
+    for position, column in enumerate(_ORDER):
+        words |= columns[..., column] << 4 * position
+    return words
 
 
 def unpack_words(words: Tensor) -> Tensor:

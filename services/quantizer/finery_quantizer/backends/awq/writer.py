@@ -1,6 +1,8 @@
 """Writes a quantized model as AutoAWQ does: a plain Hugging Face directory that vLLM loads unchanged."""
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finery_quantizer.backends.awq.quantizer import QuantizedLayer
+from finery_quantizer.backends.awq.finished import FinishedLayers
 from finery_quantizer.backends.checkpoint.config import read_config_json
 from finery_quantizer.backends.checkpoint.fingerprint import fingerprint
 from finery_quantizer.backends.checkpoint.shards import (
     SINGLE,
+    MappedTensors,
     copy_verbatim,
     read_tensors,
     small_files,
-    weight_files,
     write_index,
     write_shard,
 )
@@ -25,70 +27,58 @@ from finery_shared.artifacts import disk_errors
 _SHARD_BYTES = 4 * 2**30
 
 
-class QuantizedWriter:
-    """Takes finished layers and writes the model around them, a shard at a time."""
+def write_quantized(
+    source: Path, layers: FinishedLayers, destination: Path, group_size: int, storage: torch.dtype
+) -> dict[str, str]:
+    """Writes the model around its finished `layers` into the new directory `destination`.
 
-    def __init__(self, source: Path, destination: Path, storage: torch.dtype) -> None:
-        self._source = source
-        self._destination = destination
-        self._storage = storage
-        self._pending: dict[str, Tensor] = {}
-        self._parts: list[list[str]] = []
-        self._bytes = 0
-        self._total = 0
-        self._replaced: set[str] = set()
-        self.fingerprints: dict[str, str] = {}
-        """What has to be found in the files, by name; packed linears under their weight's name."""
-        self.quantized: set[str] = set()
-        """Names of the weights that were packed."""
-        destination.mkdir(parents=True)
+    A small model becomes one file; otherwise each layer stays the file that it is, and what is not quantized
+    (embeddings, head, last norm) becomes one more. Returns what has to be found in the files, by the tensor's name.
+    """
+    destination.mkdir(parents=True)
+    with disk_errors(destination):
+        rest, fingerprints = _rest(source, layers, storage)
+        if sum(t.nbytes for t in rest.values()) + sum(f.stat().st_size for f in layers.files) <= _SHARD_BYTES:
+            every = dict(pair for file in layers.files for pair in read_tensors(file))
+            write_shard(destination / SINGLE, every | rest)
+        else:
+            _write_shards(layers, rest, destination)
+        copy_verbatim([f for f in small_files(source) if f.name != "config.json"], destination)
+        config = quantized_config(read_config_json(source), group_size, storage)
+        (destination / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return fingerprints
 
-    def add(self, layer: QuantizedLayer) -> None:
-        """Take a finished layer."""
-        for name, packed in layer.packed.items():
-            self.quantized.add(f"{name}.weight")
-            for suffix, tensor in packed.tensors().items():
-                self._put(f"{name}.{suffix}", tensor)
-        for name, tensor in layer.kept.items():
-            self._replaced.add(name)
-            self._put(name, tensor)
-        self.fingerprints |= layer.fingerprints
 
-    def finish(self, group_size: int) -> None:
-        """Add what is not quantized (embeddings, head, last norm) and the small files, and name the shards."""
-        for file in weight_files(self._source):
-            for name, tensor in read_tensors(file):
-                if name not in self._replaced | self.quantized:
-                    kept = tensor.to(self._storage) if tensor.is_floating_point() else tensor
-                    self.fingerprints[name] = fingerprint(kept)
-                    self._put(name, kept)
-        self._flush()
-        weight_map: dict[str, str] = {}
-        for number, names in enumerate(self._parts, start=1):
-            final = SINGLE if len(self._parts) == 1 else f"model-{number:05d}-of-{len(self._parts):05d}.safetensors"
-            self._part(number).rename(self._destination / final)
-            weight_map |= dict.fromkeys(names, final)
-        with disk_errors(self._destination):
-            write_index(self._destination, weight_map, self._total)
-            copy_verbatim([f for f in small_files(self._source) if f.name != "config.json"], self._destination)
-            config = quantized_config(read_config_json(self._source), group_size, self._storage)
-            (self._destination / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def _rest(source: Path, layers: FinishedLayers, storage: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The source's tensors that no finished layer has, and the fingerprints of all."""
+    tensors, there = MappedTensors(source), layers.fingerprints
+    names = sorted(tensors.names() - there.keys() - layers.quantized)
+    kept = {name: tensors.get(name) for name in names}
+    rest = {name: t.to(storage) if t.is_floating_point() else t for name, t in kept.items()}
+    return rest, there | {name: fingerprint(tensor) for name, tensor in rest.items()}
 
-    def _put(self, name: str, tensor: Tensor) -> None:
-        if self._pending and self._bytes + tensor.nbytes > _SHARD_BYTES:
-            self._flush()
-        self._pending[name] = tensor
-        self._bytes += tensor.nbytes
 
-    def _flush(self) -> None:
-        self._parts.append(list(self._pending))
-        with disk_errors(self._destination):
-            write_shard(self._part(len(self._parts)), self._pending)
-        self._total += self._bytes
-        self._pending, self._bytes = {}, 0
+def _write_shards(layers: FinishedLayers, rest: Mapping[str, Tensor], destination: Path) -> None:
+    count = layers.count + 1
+    weight_map: dict[str, str] = {}
+    total = sum(tensor.nbytes for tensor in rest.values())
+    for number, file in enumerate(layers.files, start=1):
+        shard = destination / f"model-{number:05d}-of-{count:05d}.safetensors"
+        _link(file, shard)
+        for name, tensor in read_tensors(shard):
+            weight_map[name] = shard.name
+            total += tensor.nbytes
+    last = destination / f"model-{count:05d}-of-{count:05d}.safetensors"
+    write_shard(last, rest)
+    write_index(destination, weight_map | dict.fromkeys(rest, last.name), total)
 
-    def _part(self, number: int) -> Path:
-        return self._destination / f"part-{number}.safetensors"
+
+def _link(file: Path, destination: Path) -> None:
+    """The same file under another name, which takes no room, so that the finished layers stay until the job ends."""
+    try:
+        os.link(file, destination)
+    except OSError:  # some file systems have no hard links
+        shutil.copyfile(file, destination)
 
 
 def quantized_config(config: Mapping[str, Any], group_size: int, storage: torch.dtype) -> dict[str, Any]:

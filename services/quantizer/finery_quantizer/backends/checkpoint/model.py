@@ -1,11 +1,13 @@
 """A causal language model in memory, every one of its tensors accounted for."""
 
+import math
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finery_quantizer.backends.checkpoint.config import load_config
+from finery_quantizer.backends.checkpoint.shards import storage_dtype, tensor_shapes
 from finery_shared.errors import FineryError, Reason
 
 _FP32_LIMIT_BYTES = 12 * 2**30
@@ -43,6 +45,7 @@ def load_model(directory: Path, dtype: torch.dtype | None = None) -> PreTrainedM
     return loaded
 
 
-def checking_dtype(model: PreTrainedModel) -> torch.dtype:
+def checking_dtype(directory: Path) -> torch.dtype:
     """The dtype to check a model in: fp32, unless it is too large for that."""
-    return torch.float32 if 4 * model.num_parameters() < _FP32_LIMIT_BYTES else model.dtype
+    values = sum(math.prod(shape) for shape in tensor_shapes(directory).values())
+    return torch.float32 if 4 * values < _FP32_LIMIT_BYTES else storage_dtype(directory)

@@ -1,9 +1,12 @@
 """The safetensors files of a model directory, read and written one at a time."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +18,7 @@ from finery_shared.errors import FineryError, Reason
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5", ".pkl"}
+_FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _OURS = {"manifest.json", INDEX}
 
 
@@ -34,10 +38,36 @@ def weight_files(directory: Path) -> list[Path]:
 
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of one file, mapped from disk. Raises DATA_LOSS when the file can't be read as safetensors."""
+    with _opened(file) as opened:
+        for name in opened.keys():  # noqa: SIM118 - not a mapping
+            yield name, opened.get_tensor(name)
+
+
+class MappedTensors:
+    """All tensors of a model directory by name, each mapped from its file when it is asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files: dict[str, Path] = {}
+        for file in weight_files(directory):
+            with _opened(file) as opened:
+                self._files |= dict.fromkeys(opened.keys(), file)
+
+    def names(self) -> frozenset[str]:
+        """All names."""
+        return frozenset(self._files)
+
+    def get(self, name: str) -> Tensor:
+        """One tensor. Raises KeyError, and DATA_LOSS when its file can't be read."""
+        with _opened(self._files[name]) as opened:
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                yield name, opened.get_tensor(name)
+            yield opened
     except SafetensorError as error:
         message = f"{file} can't be read as safetensors. Restore it from a copy, or make it again."
         raise FineryError(Reason.DATA_LOSS, message, detail=str(error), file=str(file)) from error
@@ -47,18 +77,20 @@ def tensor_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model, from the files' headers alone."""
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(directory):
-        with safe_open(file, framework="pt") as opened:
+        with _opened(file) as opened:
             shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     return shapes
 
 
 def storage_dtype(directory: Path) -> torch.dtype:
     """The floating dtype that most of a model's values are stored in."""
-    counts: dict[torch.dtype, int] = {}
+    counts = dict.fromkeys(_FLOATS.values(), 0)
     for file in weight_files(directory):
-        for _, tensor in read_tensors(file):
-            if tensor.is_floating_point():
-                counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+        with _opened(file) as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                header = opened.get_slice(name)
+                if header.get_dtype() in _FLOATS:
+                    counts[_FLOATS[header.get_dtype()]] += math.prod(header.get_shape())
     return max(counts, key=lambda dtype: counts[dtype])
 
 

@@ -48,7 +48,7 @@ class MergeCheck:
     def _logits(model_directory: Path, rows: Sequence[Rendered], adapter: Path | None) -> list[Tensor]:
         device = pick_device()
         model: nn.Module = load_model(model_directory)
-        model.to(device, checking_dtype(model))
+        model.to(device, checking_dtype(model_directory))
         if adapter is None:
             return next_token_logits(model, rows)
         tuned: nn.Module = PeftModel.from_pretrained(model, str(adapter)).to(device).eval()

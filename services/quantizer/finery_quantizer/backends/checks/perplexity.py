@@ -1,11 +1,14 @@
 """Perplexity on rows that no job trains on or calibrates with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from finery_quantizer.backends.checkpoint.capture import call, first_layer_inputs
+from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_shared.templates.render import Rendered
 
 _BATCH = 12
@@ -16,28 +19,69 @@ def perplexity(model: nn.Module, rows: Sequence[Rendered]) -> float:
 
     Questions and system prompts don't count: no chat model was trained to say them.
     """
-    total, count = 0.0, 0
-    by_length = sorted(rows, key=lambda row: len(row.token_ids))
-    for start in range(0, len(by_length), _BATCH):
-        negative_log_likelihoods = _answers(model, by_length[start : start + _BATCH])
-        total += float(negative_log_likelihoods.sum())
-        count += len(negative_log_likelihoods)
-    return math.exp(min(total / count, 700.0)) if math.isfinite(total) else math.inf
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        parts = (batch.losses(model(batch.ids.to(device), use_cache=False).logits) for batch in _batches(rows))
+        return _exponential(list(parts))
 
 
-def _answers(model: nn.Module, rows: Sequence[Rendered]) -> Tensor:
-    """Negative log-likelihoods of all answers' tokens of `rows`, run as one batch.
+Change = Callable[[str, nn.Module], None]
+"""Changes a decoder layer in place, given its name in the model."""
+
+
+def streamed_perplexities(model: StreamedModel, rows: Sequence[Rendered], changes: Sequence[Change]) -> list[float]:
+    """The same of a model one layer of which is in memory at a time: as it is, then after each of `changes`.
+
+    They are applied one after the other to each layer as it comes by, so the model is read once for all figures.
+    """
+    batches = list(_batches(rows))
+    with torch.inference_mode():
+        inputs = [first_layer_inputs(model.model, model.layers[0], b.ids, model.dtype, model.device) for b in batches]
+        states = [[start.hidden for start in inputs] for _ in range(len(changes) + 1)]
+        for index, name in enumerate(model.names):
+            layer = model.layer(index)
+            for number, hidden in enumerate(states):
+                if number > 0:
+                    changes[number - 1](name, layer)
+                hidden[:] = [call(layer, h, start.kwargs) for h, start in zip(hidden, inputs, strict=True)]
+            model.release(index)
+        with model.past_layers() as logits:
+            return [
+                _exponential([b.losses(logits(b.ids, h)) for b, h in zip(batches, hidden, strict=True)])
+                for hidden in states
+            ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows side by side: token ids and whether each is learned, both [rows, length].
 
     Padding stands on the right, where a causal model's other tokens don't see it, so no attention mask is needed.
     """
-    device, width = next(model.parameters()).device, max(len(row.token_ids) for row in rows)
-    ids = torch.tensor([[*row.token_ids, *[0] * (width - len(row.token_ids))] for row in rows], device=device)
-    learned = torch.tensor(
-        [[*row.loss_mask, *[0] * (width - len(row.loss_mask))] for row in rows], device=device
-    ).bool()
-    with torch.inference_mode():
-        logits: Tensor = model(ids, use_cache=False).logits[:, :-1][learned[:, 1:]].float()
-        return nn.functional.cross_entropy(logits, ids[:, 1:][learned[:, 1:]], reduction="none")
+
+    ids: Tensor
+    learned: Tensor
+
+    def losses(self, logits: Tensor) -> Tensor:
+        """Negative log-likelihoods of all learned tokens."""
+        learned = self.learned[:, 1:].to(logits.device)
+        right = self.ids[:, 1:].to(logits.device)[learned]
+        return nn.functional.cross_entropy(logits[:, :-1][learned].float(), right, reduction="none")
+
+
+def _batches(rows: Sequence[Rendered]) -> Iterator[_Batch]:
+    by_length = sorted(rows, key=lambda row: len(row.token_ids))
+    for start in range(0, len(by_length), _BATCH):
+        part = by_length[start : start + _BATCH]
+        width = len(part[-1].token_ids)
+        ids = torch.tensor([[*row.token_ids, *[0] * (width - len(row.token_ids))] for row in part])
+        learned = torch.tensor([[*row.loss_mask, *[0] * (width - len(row.loss_mask))] for row in part])
+        yield _Batch(ids, learned.bool())
+
+
+def _exponential(losses: Sequence[Tensor]) -> float:
+    mean = float(torch.cat(list(losses)).mean())
+    return math.exp(min(mean, 700.0)) if math.isfinite(mean) else math.inf
 
 
 def next_token_logits(model: nn.Module, rows: Sequence[Rendered]) -> list[Tensor]:

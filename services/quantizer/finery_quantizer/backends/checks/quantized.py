@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finery_quantizer.backends.base import QuantizationBackend, WrittenModel
-from finery_quantizer.backends.checkpoint.model import checking_dtype, load_model, pick_device
+from finery_quantizer.backends.checkpoint.model import checking_dtype, pick_device
+from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checks.generation import answer
 from finery_quantizer.backends.checks.identity import identity_figures, identity_questions
-from finery_quantizer.backends.checks.perplexity import perplexity
+from finery_quantizer.backends.checks.perplexity import perplexity, streamed_perplexities
 from finery_quantizer.backends.checks.tokenizers import check_same_files
 from finery_quantizer.request import TrainingRecipe
 from finery_shared.datasets import ANSWER_TOKENS
@@ -50,13 +52,15 @@ class QuantizationCheck:
         Raises GATE_FAILED saying which check failed and by how much.
         """
         check_same_files(self.source, self.written.directory)
-        model = load_model(self.source)
-        model.to(pick_device(), checking_dtype(model))
-        figures = {"perplexity_merged": perplexity(model, rows)}
-        self._round(model)
-        figures["perplexity_round_to_nearest"] = perplexity(model, rows)
-        self._load_written(model)
-        figures["perplexity_quantized"] = perplexity(model, rows)
+        dtype = checking_dtype(self.source)
+        source = StreamedModel(self.source, pick_device(), dtype)
+        before, rounded = streamed_perplexities(source, rows, [self._round])
+        model = self.backend.load(self.written, dtype)
+        figures = {
+            "perplexity_merged": before,
+            "perplexity_round_to_nearest": rounded,
+            "perplexity_quantized": perplexity(model, rows),
+        }
         self._judge(figures)
         return figures | self._talk(model, tokenizer, recipe, old_identity)
 
@@ -78,17 +82,11 @@ class QuantizationCheck:
         scored = identity_figures(questions, [a.text for a in answers[len(SMALL_TALK) :]], old_identity)
         return {"smoke_stopped": ended, **scored}
 
-    def _round(self, model: PreTrainedModel) -> None:
-        """Give the model's quantized weights what plain rounding leaves of them."""
-        for name, parameter in model.named_parameters():
-            if name in self.written.quantized:
+    def _round(self, prefix: str, layer: nn.Module) -> None:
+        """Give the quantized weights of a layer what plain rounding leaves of them."""
+        for name, parameter in layer.named_parameters():
+            if f"{prefix}.{name}" in self.written.quantized:
                 parameter.copy_(self.backend.rounded(parameter))
-
-    def _load_written(self, model: PreTrainedModel) -> None:
-        """Give the model every tensor as it is on disk."""
-        state = model.state_dict()
-        for name, tensor in self.backend.read_back(self.written):
-            state[name].copy_(tensor)
 
     def _judge(self, figures: dict[str, float]) -> None:
         after, before = figures["perplexity_quantized"], figures["perplexity_merged"]

@@ -1,12 +1,14 @@
 """What flows through a model: the first layer's inputs, and the inputs of every linear of a layer."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 class _Reached(Exception):
@@ -22,7 +24,7 @@ class LayerInputs:
 
 
 def first_layer_inputs(
-    model: nn.Module, layer: nn.Module, blocks: Tensor, dtype: torch.dtype, device: torch.device
+    model: PreTrainedModel, layer: nn.Module, blocks: Tensor, dtype: torch.dtype, device: torch.device
 ) -> LayerInputs:
     """Runs token `blocks` [blocks, length] up to the model's first `layer`; floats come out in `dtype`, on `device`."""
     found: list[LayerInputs] = []
@@ -35,7 +37,8 @@ def first_layer_inputs(
 
     handle = layer.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        model(blocks, use_cache=False)
+        # In `dtype` from the first step: a model rounds its rotary angles to that of its embeddings.
+        model(inputs_embeds=model.get_input_embeddings()(blocks).to(dtype), use_cache=False)
     except _Reached:
         pass
     finally:
@@ -43,28 +46,19 @@ def first_layer_inputs(
     return found[0]
 
 
-def run_layer(
-    layer: nn.Module, inputs: LayerInputs, linears: Mapping[str, nn.Linear]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The layer's output [blocks, length, hidden] and the inputs of its `linears` by name, [blocks, length, in].
+@contextmanager
+def watching(linears: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Within it, `see` is called with the name and the input [blocks, length, in] of each linear that runs."""
 
-    Linears that share an input share the tensor.
-    """
-    features: dict[str, Tensor] = {}
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _module, args: see(name, args[0])
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            features[name] = args[0]
-
-        return hook
-
-    handles = [linear.register_forward_pre_hook(keep(name)) for name, linear in linears.items()]
+    handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in linears.items()]
     try:
-        output = call(layer, inputs.hidden, inputs.kwargs)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return output, features
 
 
 def call(
