@@ -150,10 +150,12 @@ def _read_parquet(file: Path) -> Iterator[RawRow]:
         ) from error
     number = 0
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
-            for fields in batch.to_pylist():
-                number += 1
-                yield RawRow(file, f"row {number}", fields)
+        opened = parquet.ParquetFile(file)
+        for group in range(opened.num_row_groups):
+            for batch in opened.iter_batches(batch_size=64, row_groups=[group]):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield RawRow(file, f"row {number}", fields)
     except ArrowException as error:
         raise row_error(file, f"after row {number}", f"it is not a whole parquet file ({error})") from error
 

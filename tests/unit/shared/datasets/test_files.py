@@ -144,6 +144,25 @@ def test_large_files_are_read_row_by_row(tmp_path: Path) -> None:
         assert peak < 2e6, file
 
 
+def test_a_large_parquet_file_is_read_by_its_row_groups(tmp_path: Path) -> None:
+    """9 MB in 30 groups; what is held at a time is a row, and a group as it lies in the file."""
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet is read where pyarrow is installed")
+    from pyarrow import parquet
+
+    texts = [f"{n:03}" * 10**4 for n in range(300)]
+    parquet.write_table(pyarrow.table({"q": texts}), tmp_path / "a.parquet", row_group_size=10, compression="none")
+    del texts
+    before, held, length = pyarrow.total_allocated_bytes(), 0, 0
+    tracemalloc.start()
+    for row in read_rows(tmp_path / "a.parquet"):
+        length += len(row.fields["q"])
+        held = max(held, pyarrow.total_allocated_bytes() - before)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert length == 9 * 10**6
+    assert (peak < 2e6, held < 2e6) == (True, True), (peak, held)
+
+
 def test_rows_across_the_borders_of_what_is_read_at_once(tmp_path: Path) -> None:
     written = [{"n": n, "text": '€\\ "' * (n % 977), "list": [[-1.5e-7, None]] * (n % 5)} for n in range(900)]
     path = tmp_path / "a.json"
