@@ -214,6 +214,26 @@ def test_hub_ids(write: Any, dataset: str, dataset_id: str) -> None:
     assert len(loaded.train) in (5, 9)
 
 
+@pytest.mark.parametrize("place", ["directory", "hub"])
+def test_a_subset_is_read_and_nothing_beside_it(write: Any, tmp_path: Path, place: str) -> None:
+    for name in ("zh/train-00000.jsonl", "zh/test.jsonl", "en/train.jsonl", "en/other.jsonl"):
+        write(f"set/{name}", numbered(20, f"{name} "))
+    named = "owner/name" if place == "hub" else str(tmp_path / "set")
+    hubs: Any = {"HF": FakeHub({"owner/name": tmp_path / "set"})}
+
+    def files(subset: str, count: str = "") -> Counter[str]:
+        loaded = load([f"{named}:{subset}{count}"], test_ratio=0, hubs=hubs)
+        return Counter(question.split()[0] for question in questions(loaded))
+
+    assert files("zh") == {"zh/train-00000.jsonl": 20, "zh/test.jsonl": 20}
+    assert files("test/other") == {"zh/test.jsonl": 20, "en/other.jsonl": 20}
+    drawn = files("train", "#30")
+    assert drawn.keys() == {"zh/train-00000.jsonl", "en/train.jsonl"}
+    assert drawn.total() == 30
+    with pytest.raises(FineryError, match="no data files of subset 'fr'"):
+        files("fr")
+
+
 def test_unreachable_hub() -> None:
     assert refusal("alpaca-zh#500", hubs={"HF": FakeHub()}).reason is Reason.DATASET_UNREACHABLE
 
