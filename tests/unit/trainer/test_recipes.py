@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from finery_shared.models import Recipe
 from finery_trainer.recipes.arguments import total_steps, training_arguments
@@ -49,9 +50,23 @@ def test_arguments_for_the_trainer(tmp_path: Path) -> None:
     assert arguments.lr_scheduler_type == "constant_with_warmup"
     assert (arguments.seed, arguments.data_seed) == (3, 3)
     assert not (arguments.bf16 or arguments.fp16 or arguments.gradient_checkpointing)
+    assert training_arguments(spec(), tmp_path, 100, evaluate=True, checkpointing=False).lr_scheduler_type == "cosine"
     big = training_arguments(given, tmp_path, 100, evaluate=False, checkpointing=True)
     assert big.gradient_checkpointing
     assert big.eval_strategy == "no"
+
+
+def test_the_optimizer_is_adamw_as_it_was_asked_for(tmp_path: Path) -> None:
+    asked = {"adam_beta1": 0.8, "adam_beta2": 0.7, "weight_decay": 0.3, "max_grad_norm": 0.5, "learning_rate": 2e-3}
+    arguments = training_arguments(spec(**asked), tmp_path, 100, evaluate=False, checkpointing=False)
+    assert {name: getattr(arguments, name) for name in asked} == asked
+    assert arguments.optim == ("adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch")
+
+
+def test_a_batch_is_not_split_among_the_gpus_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda _self: 4))
+    arguments = training_arguments(spec(batch_size=3), tmp_path, 100, evaluate=False, checkpointing=False)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 3)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides by itself")

@@ -17,7 +17,10 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert (spec.lora_rank, spec.lora_alpha, spec.lora_dropout) == (8, 32.0, 0.05)
     assert spec.lora_target_modules == ("DEFAULT",)
     assert (spec.max_length, spec.eval_steps, spec.save_steps, spec.save_total_limit) == (2048, 50, 50, 2)
-    assert (spec.dataset_test_ratio, spec.seed, spec.dtype) == (0.01, 42, "auto")
+    assert (spec.adam_beta1, spec.adam_beta2, spec.weight_decay, spec.max_grad_norm) == (0.9, 0.95, 0.1, 1.0)
+    assert (spec.lr_scheduler_type, spec.warmup_ratio, spec.neftune_noise_alpha) == ("cosine", 0.05, None)
+    assert (spec.sft_type, spec.truncation_strategy, spec.early_stopping_patience) == ("lora", "delete", None)
+    assert (spec.dataset_test_ratio, spec.dataset_seed, spec.seed, spec.dtype) == (0.01, 42, 42, "auto")
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(1, 16), (4, 4), (5, 3), (16, 1), (64, 1)])
