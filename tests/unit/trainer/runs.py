@@ -1,6 +1,6 @@
 """Short runs of the training loop on a tiny model, and a context that keeps what they report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from finery_trainer.recipes.rows import Row
 from finery_trainer.recipes.training import TrainingResult, train
 from finery_trainer.recipes.watching import RunFiles
 from finery_trainer.spec import fill
+
+ROWS = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 26)]
 
 
 class RecordingContext:
@@ -42,8 +44,11 @@ class RecordingContext:
     def losses(self) -> list[float]:
         return [values["loss"] for _, _, values in self.measured if "loss" in values]
 
+    def evaluated(self) -> dict[int, float]:
+        return {step: values["eval_loss"] for step, phase, values in self.measured if phase == "eval"}
 
-def tiny_model() -> Any:
+
+def tiny_model(rank: int = 4) -> Any:
     """The same adapter on the same llama, every time."""
     set_seed(1)
     config = LlamaConfig(
@@ -57,7 +62,8 @@ def tiny_model() -> Any:
         attn_implementation=register(),
     )
     return get_peft_model(
-        LlamaForCausalLM(config), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj", "up_proj"])
+        LlamaForCausalLM(config),
+        LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules=["q_proj", "v_proj", "up_proj"]),
     )
 
 
@@ -68,9 +74,9 @@ def run(
     evaluate: bool = True,
     files: RunFiles | None = None,
     model: Any = None,
+    rows: Sequence[Row] = ROWS,
     **given: Any,
 ) -> TrainingResult:
-    rows = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 26)]
     values = {"batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2, "logging_steps": 1, **given}
     spec = fill({"datasets": ("x",), "output_dir": "/out", **values}, Recipe())
     eval_rows = rows[16:] if evaluate else []

@@ -11,8 +11,17 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from finery_shared.errors import FineryError, Reason
+from finery_trainer.recipes import safety
 from finery_trainer.recipes.rows import Row
-from finery_trainer.recipes.safety import DiskGuard, check_loss, dry_run, free_bytes, longest_rows, memory_errors
+from finery_trainer.recipes.safety import (
+    DiskGuard,
+    check_loss,
+    checkpoint_bytes,
+    dry_run,
+    free_bytes,
+    longest_rows,
+    memory_errors,
+)
 from finery_trainer.spec import TrainingSpec
 from tests.unit.trainer.runs import RecordingContext, run, tiny_model
 
@@ -126,6 +135,33 @@ def test_a_dry_run_leaves_everything_as_it_was(sharded: bool) -> None:
 def test_the_longest_rows_are_tried() -> None:
     rows = [Row((1,) * n, (1,) * n) for n in (3, 9, 4)]
     assert [len(row.input_ids) for row in longest_rows(rows, 2)] == [9, 4]
+
+
+def test_the_first_pass_of_a_run_is_over_its_longest_rows(tmp_path: Path) -> None:
+    model, sizes = tiny_model(), list[int]()
+    model.register_forward_pre_hook(lambda _, __, given: sizes.append(given["input_ids"].numel()), with_kwargs=True)
+    rows = [Row((k,) * (k + 2), (-100,) * k + (k, k)) for k in (5, 2, 9, 3, 7, 1, 4, 6)]
+    run(tmp_path, RecordingContext(), model=model, rows=rows, evaluate=False, max_steps=1, batch_size=2)
+    assert sizes[0] == (9 + 2) + (7 + 2)
+
+
+def test_a_disk_that_fills_up_ends_a_run_before_half_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = RecordingContext()
+    monkeypatch.setattr(safety, "free_bytes", lambda _path: 2**20 if 5 in context.steps else 2**40)
+    with pytest.raises(FineryError, match="at step 6 there is 1 MiB of space left") as caught:
+        run(tmp_path, context, max_steps=9, save_steps=3)
+    assert caught.value.reason is Reason.DISK_FULL
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_room_is_asked_for_a_checkpoint_and_for_what_is_published_of_it(tmp_path: Path) -> None:
+    model = tiny_model(rank=512)
+    last = run(tmp_path, RecordingContext(), model=model, evaluate=False, max_steps=1).last.path
+    saved = sum(path.stat().st_size for path in last.rglob("*"))
+    published = (last / "adapter_model.safetensors").stat().st_size
+    assert checkpoint_bytes(model) == pytest.approx(saved + published, rel=0.05)
 
 
 def test_a_disk_without_room_ends_the_run_before_a_save(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_the_loss_falls_and_every_checkpoint_is_evaluated(tmp_path: Path) -> Non
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     assert context.steps == list(range(41))
-    evaluated = {step: values["eval_loss"] for step, phase, values in context.measured if phase == "eval"}
+    evaluated = context.evaluated()
     assert evaluated.keys() == {25, 30, 40}
     assert [(c.step, c.eval_loss) for c in result.checkpoints] == [(25, evaluated[25]), (40, evaluated[40])]
     assert result.train_loss == pytest.approx(sum(losses) / 40)
@@ -41,6 +41,16 @@ def test_accumulated_batches_count_every_token_alike(tmp_path: Path) -> None:
     run(tmp_path / "a", whole, batch_size=16, **given)
     run(tmp_path / "b", halves, batch_size=8, gradient_accumulation_steps=2, **given)
     assert whole.losses() == pytest.approx(halves.losses(), rel=1e-4)
+
+
+def test_noise_on_the_embeddings_is_there_in_training_and_not_in_evaluation(tmp_path: Path) -> None:
+    """At a rate that moves nothing, so that the noise alone can change a loss."""
+    plain, noisy = RecordingContext(), RecordingContext()
+    given: dict[str, Any] = {"max_steps": 2, "save_steps": 1, "learning_rate": 1e-12}
+    run(tmp_path / "plain", plain, **given)
+    run(tmp_path / "noisy", noisy, neftune_noise_alpha=5.0, **given)
+    assert all(abs(one - other) > 1e-3 for one, other in zip(noisy.losses(), plain.losses(), strict=True))
+    assert noisy.evaluated() == pytest.approx(plain.evaluated(), rel=1e-6)
 
 
 def test_only_the_latest_checkpoints_are_kept(tmp_path: Path) -> None:
