@@ -1,11 +1,13 @@
 """Requests are refused at once, with the field or the file, before anything is written."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finery_shared.datasets import Conversation
 from finery_shared.errors import FineryError, Reason
 from finery_shared.models import ModelSpec
 from finery_trainer.bootstrap import make_planner
@@ -131,6 +133,40 @@ def test_validation_data_are_checked_like_training_data(
     assert (len(selection.val), selection.report[0].val, selection.report[0].train) == (3, 0, 133)
     rows.write_text('{"query": "q"}\n')
     assert "rows.jsonl, line 1" in refused(planner, {**request_, "val_datasets": (str(rows),)}).message
+
+
+def rows_to_train_on(planner: Planner, given: dict[str, Any]) -> list[Conversation]:
+    selection = planner.load_data(planner.accept(given)).selection
+    rows = list(selection.rows())
+    return [rows[number] for number in selection.train]
+
+
+def test_the_seed_says_which_rows_are_drawn(planner: Planner, request_: dict[str, Any]) -> None:
+    given = {**request_, "datasets": ("general-en#40",)}
+    first, again, other = (rows_to_train_on(planner, {**given, "dataset_seed": seed}) for seed in (1, 1, 2))
+    assert first == again
+    assert {row.origin for row in first} != {row.origin for row in other}
+
+
+def test_the_ratio_says_how_many_rows_are_evaluated_on(planner: Planner, request_: dict[str, Any]) -> None:
+    spec = planner.accept({**request_, "datasets": ("general-en#40",), "dataset_test_ratio": 0.5})
+    selection = planner.load_data(spec).selection
+    assert (len(selection.train), len(selection.val)) == (20, 20)
+
+
+def test_the_identity_is_learned_under_many_system_prompts_and_among_other_turns(
+    planner: Planner, request_: dict[str, Any]
+) -> None:
+    given = {"datasets": ("self-cognition#200", "general-en#20"), "system": "S", "dataset_test_ratio": 0.0}
+    rows = rows_to_train_on(planner, {**request_, **given, "model_names": ("N",), "model_authors": ("A",)})
+    identity = [row for row in rows if row.tag in ("identity", "contrast")]
+    systems = Counter(row.messages[0]["content"] for row in identity)
+    assert len(identity) > 150
+    assert systems["S"] > 100
+    assert systems[""] > 5
+    assert len(systems) > 5
+    assert sum(len(row.messages) > 3 for row in identity) > 30
+    assert {row.messages[0]["content"] for row in rows if not row.tag} == {"S"}
 
 
 def test_reading_can_be_ended(planner: Planner, request_: dict[str, Any]) -> None:
