@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from finery_trainer.recipes.attention import register, visible
-from finery_trainer.recipes.collator import IGNORED, pack, shared_prefix
+from finery_trainer.recipes.collator import IGNORED, alike, learned, pack, shared_prefix
 from finery_trainer.recipes.rows import Row
 
 SYSTEM = (1, 7, 7, 9)
@@ -89,6 +90,21 @@ def test_packing_changes_neither_loss_nor_gradient(model: LlamaForCausalLM, rows
     expected_loss, expected_gradient = separately(model, rows)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [ROWS, MIXED], ids=["one beginning", "several"])
+def test_every_row_has_the_loss_that_it_has_by_itself(model: LlamaForCausalLM, rows: list[Row]) -> None:
+    batch = pack(rows)
+    with torch.no_grad():
+        logits = model(**batch, use_cache=False).logits[0]
+        expected = [
+            model(input_ids=torch.tensor([one.input_ids]), labels=torch.tensor([one.labels]), use_cache=False).loss
+            for one in rows
+        ]
+    laid_out = [one for group in alike(rows) for one in group]
+    each = cross_entropy(logits, batch["shift_labels"][0], reduction="none").split([learned([one]) for one in laid_out])
+    found = [each[laid_out.index(one)].mean() for one in rows]
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_the_shared_beginning_is_computed_once() -> None:
