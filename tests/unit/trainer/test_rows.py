@@ -1,7 +1,11 @@
 """From drawn rows to rows to train on: what is kept, what is cut, what is left out and said, and what is cached."""
 
 import json
+import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,11 @@ from transformers import AutoTokenizer
 from finery_shared.datasets import Conversation, select
 from finery_shared.errors import FineryError, Reason
 from finery_shared.templates import render, render_row
+from finery_trainer.recipes import tokenizing
 from finery_trainer.recipes.prepare import PreparedData, prepare
 from finery_trainer.recipes.row_cache import RowCache, content_key
 from finery_trainer.recipes.rows import IGNORED, Fitted, LeftOut, Row, Why, fit
-from finery_trainer.recipes.tokenizing import CHUNK, Tokenizing, tokenize
+from finery_trainer.recipes.tokenizing import CHUNK, Tokenizing, processes_for, tokenize
 from tests.fakes.qwen_tokenizer import write_qwen_tokenizer
 
 LONG = " ".join(f"word{number}" for number in range(100))
@@ -164,13 +169,14 @@ def test_one_token_teaches_nothing(tokenizer: Any) -> None:
 def test_the_same_content_is_tokenized_once(directory: Path, cache: RowCache, uneven: str, tmp_path: Path) -> None:
     done: list[int] = []
 
-    def rows(max_length: int = 60, seed: int = 1) -> PreparedData:
-        return prepare(select([uneven], seed=seed), Tokenizing(directory, max_length, "delete"), cache, done.append)
+    def rows(max_length: int = 60, seed: int = 1, path: str = uneven) -> PreparedData:
+        return prepare(select([path], seed=seed), Tokenizing(directory, max_length, "delete"), cache, done.append)
 
     first = rows()
     assert done == [9]
     assert list(rows().train) == list(first.train)
     assert list(rows(seed=2).train) != list(first.train)
+    rows(path=str(shutil.copy(uneven, tmp_path / "copy.jsonl")))
     assert len(done) == 1
     rows(max_length=61)
     assert len(done) == 2
@@ -217,18 +223,58 @@ def test_the_tokenizer_is_part_of_the_key(tmp_path: Path) -> None:
     assert content_key("rows", directory, 60) != first
 
 
+@dataclass(frozen=True)
+class Signing(Tokenizing):
+    """Leaves the number of every process that makes rows."""
+
+    def load(self) -> Any:
+        (self.tokenizer / f"{os.getpid()}.pid").touch()
+        return super().load()
+
+
 def test_processes_give_the_same_rows_in_the_same_order(directory: Path, tokenizer: Any, tmp_path: Path) -> None:
     rows = [
         Conversation(({"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}), "en")
         for n in range(3 * CHUNK + 5)
     ]
-    how = Tokenizing(directory, 60, "delete")
-    done: list[int] = []
-    made = list(tokenize(how, iter(rows), 2, done.append))
+    done, processes = list[int](), set[int | None]()
+
+    def tick(count: int) -> None:
+        done.append(count)
+        processes.update(child.pid for child in multiprocessing.active_children())
+
+    own = write_qwen_tokenizer(tmp_path / "tokenizer")
+    made = list(tokenize(Signing(own, 60, "delete"), iter(rows), 2, tick))
     assert [row.input_ids for row in made if isinstance(row, Fitted)] == [
         render_row(tokenizer, row).token_ids for row in rows
     ]
     assert done == [CHUNK, 2 * CHUNK, 3 * CHUNK, 3 * CHUNK + 5]
+    assert len(processes) == 2
+    assert set() < {int(path.stem) for path in own.glob("*.pid")} <= processes
+
+
+@pytest.mark.parametrize(
+    ("cores", "rows", "processes"), [(4, 21_332, 1), (4, 21_333, 4), (2, 31_998, 1), (2, 31_999, 2), (1, 10**9, 1)]
+)
+def test_processes_are_started_when_enough_rows_are_spared_this_one(
+    monkeypatch: pytest.MonkeyPatch, cores: int, rows: int, processes: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    assert processes_for(rows) == processes
+
+
+def test_many_rows_are_prepared_by_processes(
+    directory: Path, cache: RowCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(tokenizing, "WORTH_PROCESSES", 9)
+    own = write_qwen_tokenizer(tmp_path / "tokenizer")
+    for name, count in (("few", 16), ("many", 17)):
+        selection = select([write(tmp_path / f"{name}.jsonl", pairs(count))], test_ratio=0)
+        assert len(prepare(selection, Signing(own, 60, "delete"), cache).train) == count
+        assert (own / f"{os.getpid()}.pid").exists() == (name == "few")
+        for path in own.glob("*.pid"):
+            path.unlink()
 
 
 def test_rows_are_taken_from_the_source_as_they_are_needed(directory: Path) -> None:
