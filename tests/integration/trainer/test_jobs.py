@@ -5,13 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from finery.artifacts.v1.artifacts_pb2 import ArtifactKind, ModelSource
 from finery.jobs.v1.jobs_pb2 import JobState
 from finery.trainer.v1 import trainer_pb2 as pb
 from finery_shared.artifacts import Kind, verify
+from finery_trainer.recipes.loading import load_adapter, load_tokenizer
 from tests.integration.trainer.harness import Trainer
+from tests.unit.trainer.plain_peft import plain_logits
 
 RUN = re.compile(r"v0-\d{8}-\d{6}/checkpoint-\d+")
 
@@ -40,6 +43,11 @@ def qwen(path: Path) -> ModelSource:
 
 def directory(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
+
+
+def content(root: Path) -> dict[Path, bytes]:
+    """Every file below a directory."""
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def types(file: Path) -> dict[str, str]:
@@ -79,6 +87,13 @@ async def test_smollm2_is_trained_checked_and_published(trainer: Trainer, smollm
     assert (config["r"], config["lora_alpha"], len(config["target_modules"])) == (8, 32, 7)
     assert not list(best.glob("*.bin"))
 
+    ids = load_tokenizer(best)("The capital of France is")["input_ids"]
+    untuned, tuned = plain_logits(tmp_path, ids, smollm2, best)
+    with torch.inference_mode():
+        ours = load_adapter(smollm2, best, torch.float32)(torch.tensor([ids])).logits
+    assert torch.allclose(tuned, ours, atol=1e-3)
+    assert not torch.allclose(tuned, untuned, atol=1e-2)
+
     figures = job.output.figures
     assert 0 <= figures["identity_name"] <= 1
     # The base model's own, on the same rows: training can't move it.
@@ -117,15 +132,19 @@ async def test_a_cancelled_job_stops_soon_and_another_goes_on_from_its_checkpoin
     assert verify(kept).job == name
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"qwen1half-7b-chat"}
 
+    before = content(kept.parent)
     step = int(kept.name.removeprefix("checkpoint-"))
-    longer = spec(tmp_path / "out", qwen(tiny_qwen), step + 3, save_steps=2)
+    longer = spec(tmp_path / "out", qwen(tiny_qwen), step + 3, save_steps=1)
+    longer.schedule.save_total_limit = 1
     longer.resume_from_checkpoint = str(kept)
     name = await trainer.create(longer)
     job = await trainer.finished(name)
     assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
     assert [m.step for m in await trainer.metrics(name) if m.phase == "train"] == [step + 1, step + 2, step + 3]
-    assert directory(job.output.last_checkpoint.uri).name == f"checkpoint-{step + 3}"
-    assert verify(kept).recipe["resume_from_checkpoint"] == ""
+    last = directory(job.output.last_checkpoint.uri)
+    assert last.name == f"checkpoint-{step + 3}"
+    assert [path.name for path in last.parent.glob("checkpoint-*")] == [last.name]
+    assert content(kept.parent) == before, "an export may be reading it"
 
 
 @pytest.mark.parametrize(("fault", "gate"), [("zero", "adapter"), ("tokenizer", "tokenizer")])

@@ -18,6 +18,7 @@ from finery_trainer.recipes.training import TrainingResult, train
 from finery_trainer.recipes.tuning import Tuning, tuning_of
 from finery_trainer.spec import fill
 from tests.unit.trainer.directories import write_small_files
+from tests.unit.trainer.plain_peft import plain_logits
 from tests.unit.trainer.runs import RecordingContext
 
 ROWS = [Row((1, 2, k, 5, k + 1, 3), (-100, -100, -100, -100, k + 1, 3)) for k in range(6, 22)]
@@ -98,6 +99,31 @@ def test_full_training_takes_a_low_rate_whatever_the_recipe_says(base: Path) -> 
     given = {"datasets": ("x",), "output_dir": "/out", "sft_type": "full"}
     assert (fill(given, recipe).learning_rate, fill(given, recipe).batch_size) == (1e-5, 8)
     assert fill({**given, "learning_rate": 1e-4}, recipe).learning_rate == 1e-4
+
+
+def test_an_adapter_is_configured_as_it_was_asked_for(base: Path, tmp_path: Path) -> None:
+    asked = plan(base, lora_rank=3, lora_alpha=5.0, lora_dropout=0.3, lora_target_modules=("ALL",), max_steps=1)
+    _, result, _ = tune(asked, tmp_path, torch.float32)
+    config = json.loads((result.last.path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (3, 5.0, 0.3)
+    projections = {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+    assert set(config["target_modules"]) == projections
+
+
+def test_adapters_mean_the_same_to_plain_peft(base: Path, tmp_path: Path) -> None:
+    ids, trained = [1, 2, 7, 5], {}
+    for name in ("lora", "use_rslora", "use_dora"):
+        asked = plan(base, lora_rank=4, learning_rate=0.1, **({} if name == "lora" else {name: True}))
+        tuning = tuning_of(asked)
+        model = tuning.load(torch.float32, None, sharded=False)
+        result = train(model, asked.spec, ROWS, [], tmp_path / name, RecordingContext())  # type: ignore[arg-type]
+        tuning.assemble(result.last.path, tmp_path / f"{name}-out")
+        with torch.inference_mode():
+            trained[tmp_path / f"{name}-out"] = model.eval()(torch.tensor([ids])).logits
+    untuned, *tuned = plain_logits(tmp_path, ids, base, *trained)
+    for expected, logits in zip(trained.values(), tuned, strict=True):
+        assert torch.allclose(logits, expected, atol=1e-5)
+        assert not torch.allclose(logits, untuned, atol=1e-2)
 
 
 @pytest.mark.parametrize("options", [{"use_rslora": True}, {"use_dora": True}])
