@@ -111,6 +111,14 @@ async def test_what_a_killed_worker_kept_as_state_is_there_for_the_next_attempt(
     assert not (tmp_path / ".staging").exists()
 
 
+async def test_what_a_worker_saw_stored_before_it_was_killed_is_there(toy: ToyService, tmp_path: Path) -> None:
+    """The next attempt does not measure it again."""
+    job = await create(toy, tmp_path, die_at=2, die_attempts=1, resume=True, flush=True)
+    events = await watch(toy, job.name)
+    assert states(events)[-1] == SUCCEEDED
+    assert [(e.metrics.attempt, e.metrics.step) for e in events if e.HasField("metrics")] == [(1, 1), (1, 2), (2, 3)]
+
+
 async def test_a_job_that_gets_further_each_time_is_not_given_up(toy: ToyService, tmp_path: Path) -> None:
     """Three attempts without progress would end it; this one needs four."""
     job = await create(toy, tmp_path, steps=6, pause=0.8, die_every=2, resume=True)

@@ -28,6 +28,8 @@ def work(ctx: WorkerContext) -> Outcome:
             partial = done.with_suffix(".tmp")
             partial.write_text(str(step))
             partial.replace(done)
+        if plan.get("flush"):
+            ctx.flush()
         if plan.get("die_every") and step % plan["die_every"] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         if plan.get("die_at") == step and ctx.attempt <= plan.get("die_attempts", 99):

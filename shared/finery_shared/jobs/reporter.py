@@ -43,6 +43,9 @@ class Reports(Protocol):
     ) -> None:
         """Take an update."""
 
+    def flush(self) -> None:
+        """Return once what was taken is stored, or the service seems to be away."""
+
 
 class Silence:
     """Takes everything and tells nobody: rank 0 speaks for all ranks."""
@@ -62,19 +65,25 @@ class Silence:
     ) -> None:
         """Drop it."""
 
+    def flush(self) -> None:
+        """There is nothing to store."""
+
 
 class Reporter:
     """Sends updates from a thread of its own, so that the work never waits for the network.
 
     ``interval`` is the time between reports in seconds, with or without news. After ``patience`` seconds without a
-    service the worker gives up: its job will be tried again by whoever owns it then.
+    service the worker gives up: its job will be tried again by whoever owns it then. ``pause`` is how long it waits for
+    a service that is away when all shall be stored.
     """
 
-    def __init__(self, task: Task, *, interval: float = 1.0, patience: float = 600.0) -> None:
+    def __init__(self, task: Task, *, interval: float = 1.0, patience: float = 600.0, pause: float = 5.0) -> None:
         self._task = task
         self._interval = interval
         self._patience = patience
+        self._pause = pause
         self._lock = threading.Lock()
+        self._stored = threading.Condition(self._lock)
         self._waiting: list[WorkerUpdate] = []
         self._progress: JobProgress | None = None
         self._sequence = 0
@@ -104,6 +113,12 @@ class Reporter:
         """Queue an update that must not be lost."""
         with self._lock:
             self._queue(WorkerUpdate(metrics=metrics, log=log, outcome=outcome))
+
+    def flush(self) -> None:
+        """Report at once, and wait until it is stored: what a process that is killed has not reported is lost."""
+        self._wake.set()
+        with self._stored:
+            self._stored.wait_for(lambda: not self._waiting, self._pause)
 
     def finish(self, outcome: WorkerOutcome) -> bool:
         """Hand in the end and wait until it is stored; False if no service took it within the patience."""
@@ -158,6 +173,7 @@ class Reporter:
             return False
         with self._lock:
             self._waiting = [u for u in self._waiting if u.sequence > response.acknowledged_sequence]
+            self._stored.notify_all()
         if response.cancel_requested:
             self.cancel_requested.set()
         return True

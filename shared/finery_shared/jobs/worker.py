@@ -95,6 +95,13 @@ class WorkerContext:
         """Tell people something, in one line."""
         self._reporter.add(log=JobLogLine(text=text))
 
+    def flush(self) -> None:
+        """Wait until what was measured is stored; a service that is away holds this up for a moment only.
+
+        To be called before state is kept: an attempt that goes on from there does not measure it again.
+        """
+        self._reporter.flush()
+
     @property
     def cancel_requested(self) -> bool:
         """Whether the worker shall stop as soon as it can."""

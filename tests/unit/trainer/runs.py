@@ -41,6 +41,9 @@ class RecordingContext:
     def log(self, text: str) -> None:
         self.lines.append(text)
 
+    def flush(self) -> None:
+        pass
+
     def losses(self) -> list[float]:
         return [values["loss"] for _, _, values in self.measured if "loss" in values]
 

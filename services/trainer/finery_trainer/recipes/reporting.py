@@ -68,6 +68,10 @@ class JobCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not
             self._context.log(f"stopped at step {state.global_step}: the evaluation loss no longer falls")
             control.should_training_stop = control.should_save = True
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Have all that was measured until here stored, before the checkpoint counts as whole."""
+        self._context.flush()
+
     def on_log(
         self,
         args: TrainingArguments,
