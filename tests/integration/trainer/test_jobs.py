@@ -147,6 +147,19 @@ async def test_a_cancelled_job_stops_soon_and_another_goes_on_from_its_checkpoin
     assert content(kept.parent) == before, "an export may be reading it"
 
 
+async def test_a_file_for_deepspeed_reaches_it(trainer: Trainer, tiny_qwen: Path, tmp_path: Path) -> None:
+    """It notes the learning rate of each step where the file says."""
+    monitor = {"enabled": True, "output_path": str(tmp_path / "notes"), "job_name": "job"}
+    config = {"zero_optimization": {"stage": 2}, "csv_monitor": monitor}
+    (tmp_path / "deepspeed.json").write_text(json.dumps(config))
+    asked = spec(tmp_path / "out", qwen(tiny_qwen), 2)
+    asked.deepspeed = str(tmp_path / "deepspeed.json")
+    job = await trainer.finished(await trainer.create(asked))
+    assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
+    noted = (tmp_path / "notes" / "job" / "Train_Samples_lr.csv").read_text().splitlines()
+    assert len(noted) == 1 + 2
+
+
 @pytest.mark.parametrize(("fault", "gate"), [("zero", "adapter"), ("tokenizer", "tokenizer")])
 async def test_a_fault_between_writing_and_checking_fails_the_job(
     faulty_trainer: Trainer, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, gate: str
