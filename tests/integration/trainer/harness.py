@@ -39,7 +39,7 @@ class Service(Protocol):
 class ServiceProcess:
     """The service as a process of its own, which can be killed and started again on the same home."""
 
-    def __init__(self, root: Path, readable: list[Path]) -> None:
+    def __init__(self, root: Path, readable: list[Path], **environment: str) -> None:
         self._announcement = root / "trainer.json"
         self._log = root / "trainer.log"
         self._environment = {
@@ -49,6 +49,7 @@ class ServiceProcess:
             "FINERY_TRAINER_ANNOUNCE": str(self._announcement),
             "FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, (root, *readable))),
             "FINERY_TRAINER_QUESTIONS_ON_CPU": str(QUESTIONS),
+            **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -125,6 +125,25 @@ async def test_ranks_end_where_one_process_ends(trainer: Trainer, tiny_qwen: Pat
     }
 
 
+async def test_a_killed_rank_goes_on_with_its_own_random_numbers(
+    faulty_trainer: Trainer, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data parallel, with much dropout, which each rank draws for itself."""
+    jobs = []
+    for name, fault in (("alone", "none"), ("killed", "die-after 5")):
+        monkeypatch.setenv("FINERY_TEST_FAULT", fault)
+        job = job_of(tmp_path / name, tiny_qwen, 2)
+        job.lora.dropout = 0.5
+        job.schedule.save_steps = 4
+        jobs.append(await succeeded(faulty_trainer, await faulty_trainer.create(job)))
+    alone, killed = jobs
+    assert (alone.status.attempt, killed.status.attempt) == (1, 2)
+    expected = await losses(faulty_trainer, alone.name)
+    assert expected.keys() == set(range(1, STEPS + 1))
+    assert await losses(faulty_trainer, killed.name) == pytest.approx(expected, abs=1e-3)
+    assert distance(adapter_of(killed), adapter_of(alone)) < 1e-5
+
+
 async def test_a_failure_of_any_rank_is_the_jobs(
     faulty_trainer: Trainer, tiny_qwen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
