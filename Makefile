@@ -51,7 +51,7 @@ test-inference: env-inference model ## run the inference service's tests
 	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
 
 test-e2e: env model ## run the end-to-end tests on real weights
-	$(CORE)/$(PYTEST) tests/e2e
+	$(CORE)/$(PYTEST) --timeout 1800 tests/e2e  # its first fixture is a whole demo
 
 lint: env-core ## check style and the direction of imports
 	$(CORE)/ruff check .

@@ -13,8 +13,9 @@ from torch import nn
 from finery_quantizer.backends.awq import writer
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.awq.mapping import load_mapping
+from finery_quantizer.backends.awq.options import AwqOptions
 from finery_quantizer.backends.awq.packing import unpack
-from finery_quantizer.backends.awq.quantizer import AwqOptions, AwqQuantizer
+from finery_quantizer.backends.awq.quantizer import AwqQuantizer
 from finery_quantizer.backends.awq.readback import PackedLinear, WrittenTensors, load_packed
 from finery_quantizer.backends.awq.rounding import round_trip
 from finery_quantizer.backends.base import WrittenModel

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,52 @@ def test_tied_embeddings_are_untied_only_if_the_adapter_touched_them(
     assert not any(loading.values())
     torch.testing.assert_close(found(ids).logits, exact, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(exact, AutoModelForCausalLM.from_pretrained(base)(ids).logits, rtol=1e-2, atol=1e-2)
+
+
+PEAK = """
+import sys, threading
+from pathlib import Path
+from finery_quantizer.backends.lora.adapter import read_adapter
+from finery_quantizer.backends.lora.fold import fold
+
+def own():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) // 1024
+
+def watch():
+    while not done.wait(0.005):
+        peaks.append(own())
+
+done, peaks = threading.Event(), [own()]
+threading.Thread(target=watch).start()
+base, adapter, destination = map(Path, sys.argv[1:])
+list(fold(base, read_adapter(adapter), destination))
+done.set()
+print(max(peaks) - peaks[0])
+"""
+
+
+def test_memory_holds_a_few_tensors_never_the_model(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    tensors = {f"model.layers.{n}.mlp.up_proj.weight": torch.ones(4096, 4096).bfloat16() for n in range(16)}
+    (base / "model.safetensors").unlink()
+    names = sorted(tensors)
+    for part in range(4):
+        save_file({n: tensors[n] for n in names[part::4]}, base / f"model-{part}.safetensors")
+    weight_map = {name: f"model-{i % 4}.safetensors" for i, name in enumerate(names)}
+    (base / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    sides = {"A": torch.ones(2, 4096), "B": torch.ones(4096, 2)}
+    modules = [f"base_model.model.{name.removesuffix('.weight')}" for name in names]
+    factors = {f"{module}.lora_{side}.weight": t.clone() for module in modules for side, t in sides.items()}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    command = [sys.executable, "-c", PEAK, base, adapter, tmp_path / "merged"]
+    mebibytes = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert mebibytes < 320  # of 512 that the model takes; a tensor is 32
+    merged = {n: t for file in weight_files(tmp_path / "merged") for n, t in read_tensors(file)}
+    assert merged.keys() == weight_map.keys()
+    assert all((tensor == 5).all() for tensor in merged.values())
 
 
 def test_an_adapter_of_another_base_is_refused_with_names_and_shapes(tmp_path: Path) -> None:

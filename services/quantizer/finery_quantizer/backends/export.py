@@ -1,5 +1,6 @@
 """One export from plan to staged, checked artifacts."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,10 @@ class Export:
     def _merge(self, destination: Path) -> Path:
         plan, context = self.plan, self.context
         assert plan.adapter is not None
-        staged = context.staging / destination.name
+        staged = context.state / destination.name
+        if (staged / "manifest.json").is_file():  # written last, by an attempt before this one
+            return staged
+        shutil.rmtree(staged, ignore_errors=True)
         for done, total in fold(plan.model, read_adapter(plan.adapter), staged):
             context.progress(done, total, "merging")
             context.raise_if_cancelled()

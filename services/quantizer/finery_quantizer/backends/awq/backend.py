@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finery_quantizer.backends.awq.finished import FinishedLayers
-from finery_quantizer.backends.awq.quantizer import AwqOptions, AwqQuantizer
+from finery_quantizer.backends.awq.memory import check_memory
+from finery_quantizer.backends.awq.options import AwqOptions
+from finery_quantizer.backends.awq.quantizer import AwqQuantizer
 from finery_quantizer.backends.awq.readback import load_written
 from finery_quantizer.backends.awq.rounding import round_trip
 from finery_quantizer.backends.awq.writer import write_quantized
@@ -49,6 +51,7 @@ class AwqBackend:
         """See QuantizationBackend."""
         finished = FinishedLayers(self._state, _key(source, blocks, self._options))
         model = StreamedModel(source, self._device, self._compute)
+        check_memory(model, len(blocks), len(blocks[0]), self._options)
         count = len(model.layers)
         tell(finished.count, count)
         with ThreadPoolExecutor(1, thread_name_prefix="finished-layers") as disk:

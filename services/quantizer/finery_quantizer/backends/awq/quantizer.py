@@ -1,7 +1,7 @@
 """AWQ over a whole model, one decoder layer at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,29 +9,12 @@ from torch import Tensor, nn
 from finery_quantizer.backends.awq import clip
 from finery_quantizer.backends.awq.folding import fold
 from finery_quantizer.backends.awq.mapping import ModelMapping, kept_modules, load_mapping, scale_groups
+from finery_quantizer.backends.awq.options import AwqOptions
 from finery_quantizer.backends.awq.packing import PackedWeight, pack, unpack
 from finery_quantizer.backends.awq.rounding import fit_grid, round_trip
 from finery_quantizer.backends.awq.search import LayerSearch
 from finery_quantizer.backends.checkpoint.capture import LayerInputs, call, first_layer_inputs
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
-
-
-@dataclass(frozen=True, slots=True)
-class AwqOptions:
-    """How to search: weights per group, dtype of storage, cost of the scale search.
-
-    `coarse_tokens` rank all candidates, the best `finalists` are decided on all tokens, `chunk_tokens` at a time.
-    """
-
-    group_size: int = 128
-    storage: torch.dtype = torch.float16
-    coarse_tokens: int = 256
-    finalists: int = 3
-    chunk_tokens: int = 4096
-
-    def on(self, device: torch.device) -> "AwqOptions":
-        """The same, sized for an accelerator, where a small product costs as much as a larger one."""
-        return self if device.type == "cpu" else replace(self, coarse_tokens=4096, chunk_tokens=16384)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,10 @@ class MappedTensors:
         """All names."""
         return frozenset(self._files)
 
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._files[name]
+
     def get(self, name: str) -> Tensor:
         """One tensor. Raises KeyError, and DATA_LOSS when its file can't be read."""
         with _opened(self._files[name]) as opened:
@@ -97,6 +103,53 @@ def storage_dtype(directory: Path) -> torch.dtype:
 def write_shard(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write one safetensors file with the metadata that transformers expects."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor in a safetensors header: its dtype in the format's words, its shape, its size in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+def read_entries(file: Path) -> dict[str, Entry]:
+    """The tensors of one file in the order in which they lie there (the format: huggingface.co/docs/safetensors)."""
+    with _opened(file), file.open("rb") as raw:  # opened by the library first, which checks the header
+        header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+    header.pop("__metadata__", None)
+    found = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+    return {
+        name: Entry(said["dtype"], tuple(said["shape"]), said["data_offsets"][1] - said["data_offsets"][0])
+        for name, said in found
+    }
+
+
+def stream_shard(file: Path, entries: Mapping[str, Entry], tensors: Iterable[Tensor]) -> None:
+    """Write one safetensors file a tensor at a time, in the order of `entries`; the next is made while one is written.
+
+    The library's own writer wants all of them at once.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, entry in entries.items():
+        header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [end, end + entry.size]}
+        end += entry.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out, ThreadPoolExecutor(1, thread_name_prefix="shard") as disk:
+        out.write(len(text).to_bytes(8, "little") + text)
+        writing: list[Future[int]] = []
+        for tensor in tensors:
+            content = tensor.contiguous().flatten().view(torch.uint8).numpy()
+            if writing:
+                writing.pop().result()
+            writing.append(disk.submit(out.write, content.data))
+        for last in writing:
+            last.result()
+        if out.tell() != 8 + len(text) + end:
+            raise RuntimeError(f"{file}: its tensors are not of the sizes that its header says")
 
 
 def write_index(directory: Path, weight_map: Mapping[str, str], total_bytes: int) -> None:

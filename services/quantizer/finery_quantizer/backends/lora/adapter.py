@@ -19,7 +19,7 @@ WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _NAME = re.compile(r"^(?P<module>.+)\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
 _BASE_LAYER = ".base_layer."
-_ROWS_AT_ONCE = 2**19
+_VALUES_AT_ONCE = 2**17
 """Values of a weight that are summed at a time: in fp32 they stay in a core's cache."""
 
 
@@ -47,10 +47,10 @@ class LoraUpdate:
         result = torch.empty_like(weight)
         rows_in, rows_out = (weight.t(), result.t()) if self.transposed else (weight, result)
         a, b = self.a.float(), self.b.float()
-        step = max(1, _ROWS_AT_ONCE // rows_in.shape[1])
+        step = max(1, _VALUES_AT_ONCE // rows_in.shape[1])
         for start in range(0, len(rows_in), step):
             part = slice(start, start + step)
-            updated = torch.addmm(rows_in[part].float(), b[part], a, alpha=self.scale)
+            updated = rows_in[part].to(torch.float32, copy=True).addmm_(b[part], a, alpha=self.scale)
             if self.magnitude is not None:
                 updated *= (self.magnitude[part].float() / updated.norm(dim=1))[:, None]
             rows_out[part] = updated
