@@ -14,7 +14,6 @@ from finery_shared.jobs.worker import Outcome, WorkerContext, run_worker
 
 def export(context: WorkerContext, written: Callable[[Path], None] = lambda _directory: None) -> Outcome:
     """Plan again what the service planned, now that it is this job's turn, and do it."""
-    context.raise_if_cancelled()
     settings = QuantizerSettings.load()
     plan = make_planner(settings).plan(request_from(ExportSpec.FromString(context.spec)))
     if plan.done:

@@ -62,17 +62,34 @@ async def test_smollm2_is_merged_quantized_checked_and_used_again(
     assert again.output == job.output
 
 
-async def test_a_killed_worker_is_tried_again_and_leaves_no_half_artifact(
-    faulty_quantizer: Quantizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("killed", "done_again"),
+    [
+        ("merging", ["merges", "goes on after 0 layers"]),
+        ("layer", ["goes on after 1 layers"]),
+        ("saving", ["goes on after 1 layers"]),
+        ("writing", ["goes on after 2 layers"]),
+    ],
+)
+async def test_a_killed_worker_is_tried_again_where_it_was_and_leaves_no_half_artifact(
+    faulty_quantizer: Quantizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: str,
+    done_again: list[str],
 ) -> None:
-    monkeypatch.setenv("FINERY_TEST_FAULT", "kill")
+    monkeypatch.setenv("FINERY_TEST_FAULT", killed)
     base = write_tiny_qwen(tmp_path / "tiny-qwen")
     checkpoint = write_adapter(tmp_path / "out" / "checkpoint-2", base, std=0.002)
     publish_adapter(checkpoint, base, "qwen1half-7b-chat", RECIPE)
     name = await faulty_quantizer.create(ckpt_dir=str(checkpoint), merge_lora=True, quant_bits=4)
+    told: list[str] = []
     async for event in faulty_quantizer.events(name):
-        if event.HasField("log") and "Trying again" in event.log.text:
-            assert {path.name for path in (tmp_path / "out").iterdir()} <= {"checkpoint-2", ".staging"}
+        if event.HasField("log"):
+            told.append(event.log.text)
+            if "Trying again" in told[-1]:
+                assert {path.name for path in (tmp_path / "out").iterdir()} <= {"checkpoint-2", ".staging"}
+    assert [text for text in told if text.startswith(("merges", "goes on"))] == done_again
     job = await faulty_quantizer.finished(name)
     assert job.status.state == JobState.JOB_STATE_SUCCEEDED, job.status.error
     assert job.status.attempt == 2

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from finery_quantizer.backends.awq import writer
+from finery_quantizer.backends.awq import memory, writer
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.awq.mapping import load_mapping
+from finery_quantizer.backends.awq.memory import device_bytes
 from finery_quantizer.backends.awq.options import AwqOptions
 from finery_quantizer.backends.awq.packing import unpack
 from finery_quantizer.backends.awq.quantizer import AwqQuantizer
@@ -164,6 +165,24 @@ def test_layers_of_another_calibration_or_half_written_are_not_used(tmp_path: Pa
     backend.quantize(source, tmp_path / "third", BLOCKS[:2].tolist(), lambda done, _: told.append(done))
     assert told == [1, 2]
     assert len(list(state.iterdir())) == 2
+
+
+def test_what_cannot_fit_is_refused_with_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_model(tmp_path / "bf16")
+    hidden, rest = device_bytes(StreamedModel(source, CPU, torch.float32), 4, 64, AwqOptions(GROUP))
+    assert hidden == 4 * 64 * 64 * 4
+    backend = AwqBackend(source, CPU, tmp_path / "state")
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: hidden + rest)
+    backend.quantize(source, tmp_path / "fits", BLOCKS.tolist(), lambda *_: None)
+    monkeypatch.setattr(memory, "free_bytes", lambda _device: hidden + rest - 1)
+    with pytest.raises(FineryError, match=r"takes about 0\.0 GiB of memory.*256 calibration tokens") as caught:
+        backend.quantize(source, tmp_path / "does-not", BLOCKS.tolist(), lambda *_: None)
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    assert not (tmp_path / "does-not").exists()
+
+
+def test_free_memory_is_what_the_machine_has() -> None:
+    assert 2**24 < memory.free_bytes(CPU) < 2**50
 
 
 def test_a_large_model_keeps_a_file_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

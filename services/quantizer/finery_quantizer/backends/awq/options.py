@@ -15,7 +15,7 @@ class AwqOptions:
     group_size: int = 128
     storage: torch.dtype = torch.float16
     coarse_tokens: int = 256
-    finalists: int = 3
+    finalists: int = 5
     chunk_tokens: int = 4096
 
     def on(self, device: torch.device) -> "AwqOptions":
