@@ -23,6 +23,9 @@ from finery_shared.rpc.status import from_rpc_error
 FENCED_STATUS = 3
 """Exit status of a worker whose attempt was taken over."""
 
+_RETRY = 0.2
+"""Seconds between attempts to hand in the end."""
+
 
 class Reports(Protocol):
     """What takes a worker's news, and says whether it shall stop."""
@@ -150,8 +153,10 @@ class Reporter:
                 if self._closing:
                     return
                 os._exit(1)
-            self._wake.wait(self._interval if not self._closing else 0.2)
-            if not self._closing:
+            if self._closing:
+                time.sleep(_RETRY)  # nothing new will come: all that is left is to be heard
+            else:
+                self._wake.wait(self._interval)
                 self._wake.clear()
 
     def _report(self) -> bool:

@@ -13,6 +13,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -76,6 +77,11 @@ def write_model(
     )
     write_tokenizer(directory)
     return directory
+
+
+def whole_model(directory: Path, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+    """The model of a directory, all of it in memory."""
+    return StreamedModel(directory, torch.device("cpu"), dtype).whole()
 
 
 def write_adapter(directory: Path, base: Path, *, std: float = 0.05, **options: object) -> Path:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from finery_quantizer.backends.awq import memory, writer
 from finery_quantizer.backends.awq.backend import AwqBackend
@@ -20,11 +21,10 @@ from finery_quantizer.backends.awq.quantizer import AwqQuantizer
 from finery_quantizer.backends.awq.readback import PackedLinear, WrittenTensors, load_packed
 from finery_quantizer.backends.awq.rounding import round_trip
 from finery_quantizer.backends.base import WrittenModel
-from finery_quantizer.backends.checkpoint.model import load_model
 from finery_quantizer.backends.checkpoint.shards import INDEX, weight_files
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_shared.errors import FineryError, Reason
-from tests.unit.quantizer.models import write_model
+from tests.unit.quantizer.models import whole_model, write_model
 
 CPU = torch.device("cpu")
 GROUP = 32
@@ -38,7 +38,7 @@ def error(model: nn.Module, right: torch.Tensor) -> float:
 
 def quantized(source: Path, options: AwqOptions) -> tuple[nn.Module, torch.Tensor, nn.Module]:
     """The model with AWQ's weights, the logits of the original, and the model with plainly rounded weights."""
-    model = load_model(source, torch.float32)
+    model = whole_model(source, torch.float32)
     right = model(HELD_OUT).logits.clone()
     rounded = copy.deepcopy(model)
     for module in rounded.model.layers.modules():
@@ -236,7 +236,7 @@ def test_the_directory_is_autoawqs_format(written: tuple[Path, AwqBackend, Writt
 
 def test_what_is_read_back_is_the_model(written: tuple[Path, AwqBackend, WrittenModel]) -> None:
     source, backend, result = written
-    right = load_model(source).float()(HELD_OUT).logits
+    right = whole_model(source, torch.float32)(HELD_OUT).logits
     assert 0 < error(backend.load(result, torch.float32), right) < 0.15  # what int4 does to random weights
 
 
@@ -272,6 +272,18 @@ def test_a_missing_tensor_fails_the_gate_by_name(written: tuple[Path, AwqBackend
     unexpected = WrittenModel(result.directory, {name: "" for name in tensors if "other" not in name}, frozenset())
     with pytest.raises(FineryError, match=r"not expected in: model\.layers\.1\.mlp\.other"):
         WrittenTensors(unexpected)
+
+
+def test_a_mixture_of_experts_is_unsupported(tmp_path: Path) -> None:
+    config = MixtralConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "mixture")
+    model = StreamedModel(tmp_path / "mixture", CPU, torch.float32)
+    with pytest.raises(FineryError, match="mixture of experts") as caught:
+        next(AwqQuantizer(AwqOptions(GROUP, torch.float32)).layers(model, BLOCKS))
+    assert caught.value.reason is Reason.UNSUPPORTED
 
 
 def test_an_unknown_architecture_is_unsupported() -> None:

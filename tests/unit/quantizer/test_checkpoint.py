@@ -6,13 +6,12 @@ import torch
 
 from finery_quantizer.backends.checkpoint.config import load_config, to_transformers_4
 from finery_quantizer.backends.checkpoint.fingerprint import fingerprint
-from finery_quantizer.backends.checkpoint.model import load_model
 from finery_quantizer.backends.checkpoint.shards import storage_dtype, tensor_shapes, weight_files
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
 from finery_quantizer.backends.checks.tokenizers import check_same_files
 from finery_shared.errors import FineryError, Reason
 from finery_shared.templates.render import render
-from tests.unit.quantizer.models import write_model
+from tests.unit.quantizer.models import whole_model, write_model
 
 
 def edit(file: Path, **changes: object) -> None:
@@ -52,7 +51,7 @@ def test_a_transformers_5_checkpoint_is_the_same_model(tmp_path: Path) -> None:
     assert config.rope_theta == 100000.0
     assert config.torch_dtype == torch.bfloat16
     ids = torch.arange(200, 240).unsqueeze(0)
-    assert torch.equal(load_model(new)(ids).logits, load_model(old)(ids).logits)
+    assert torch.equal(whole_model(new)(ids).logits, whole_model(old)(ids).logits)
     messages = [{"role": "user", "content": "Hi, 你好"}, {"role": "assistant", "content": "Yes."}]
     assert render(load_tokenizer(new), messages) == render(load_tokenizer(old), messages)
     assert load_tokenizer(new).eos_token == "<|im_end|>"
@@ -82,7 +81,7 @@ def test_a_model_that_lacks_a_tensor_is_refused_by_name(tmp_path: Path) -> None:
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(FineryError, match=r"missing keys.*model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_model(directory)
+        whole_model(directory)
 
 
 def test_a_truncated_file_is_data_loss(tmp_path: Path) -> None:

@@ -6,24 +6,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.base import WrittenModel
-from finery_quantizer.backends.checkpoint.model import load_model
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
+from finery_quantizer.backends.checks.adapted import AdaptedModel
 from finery_quantizer.backends.checks.generation import answer
 from finery_quantizer.backends.checks.identity import QUESTIONS, identity_figures, identity_questions
 from finery_quantizer.backends.checks.merged import MergeCheck
-from finery_quantizer.backends.checks.perplexity import divergence, perplexity, streamed_perplexities
+from finery_quantizer.backends.checks.perplexity import (
+    divergence,
+    next_token_logits,
+    perplexity,
+    streamed_perplexities,
+)
 from finery_quantizer.backends.checks.quantized import Bounds, QuantizationCheck
 from finery_quantizer.backends.lora.adapter import read_adapter
 from finery_quantizer.backends.lora.fold import fold
 from finery_quantizer.request import TrainingRecipe
 from finery_shared.errors import FineryError, Reason
 from finery_shared.templates.render import Rendered, render
-from tests.unit.quantizer.models import write_adapter, write_model
+from tests.unit.quantizer.models import whole_model, write_adapter, write_model
 
 CPU = torch.device("cpu")
 LOOSE = Bounds(over_source=100, over_rounding=100)
@@ -41,7 +48,7 @@ def rows(source: Path) -> list[Rendered]:
 
 
 def test_perplexity_counts_the_answers_tokens_alone(source: Path) -> None:
-    model = load_model(source).float()
+    model = whole_model(source, torch.float32)
     total, count = 0.0, 0
     for row in rows(source):
         logits = model(torch.tensor([row.token_ids])).logits[0].log_softmax(-1)
@@ -53,13 +60,13 @@ def test_perplexity_counts_the_answers_tokens_alone(source: Path) -> None:
 
 
 def test_a_model_that_computes_nan_has_infinite_perplexity(source: Path) -> None:
-    model = load_model(source).float()
+    model = whole_model(source, torch.float32)
     model.model.norm.weight.fill_(math.nan)
     assert perplexity(model, rows(source)) == math.inf
 
 
 def test_a_streamed_models_perplexities_are_those_of_the_whole_one(source: Path) -> None:
-    model = load_model(source).float()
+    model = whole_model(source, torch.float32)
 
     def halve(prefix: str, layer: nn.Module) -> None:
         assert model.get_submodule(prefix).mlp.up_proj.weight.shape == layer.mlp.up_proj.weight.shape
@@ -85,11 +92,41 @@ def test_a_merge_passes_and_a_merge_that_forgot_the_adapter_fails(source: Path, 
     merged, forgotten = tmp_path / "merged", tmp_path / "forgotten"
     list(fold(source, read_adapter(adapter), merged))
     shutil.copytree(source, forgotten)
-    figures = MergeCheck(source, adapter, merged, bound=0.02).run(rows(source))
+    told: list[tuple[int, int]] = []
+    figures = MergeCheck(source, adapter, merged, 0.02, lambda *done: told.append(done)).run(rows(source))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert figures["merge_divergence"] < 1e-3
     with pytest.raises(FineryError, match="does not answer like its base with the adapter") as caught:
         MergeCheck(source, adapter, forgotten, bound=0.02).run(rows(source))
     assert caught.value.reason is Reason.GATE_FAILED
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_dora": True},
+        {"bias": "all"},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head", "norm"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`", "ignore:Setting `save_embedding_layers`")
+def test_the_adapter_that_a_merge_is_compared_with_is_pefts(
+    tmp_path: Path, options: dict[str, object], architecture: str
+) -> None:
+    base = write_model(tmp_path / "base", dtype=torch.float32, architecture=architecture)
+    adapter = write_adapter(tmp_path / "adapter", base, **options)
+    ours = next_token_logits(AdaptedModel(base, adapter, CPU, torch.float32), rows(base))
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    for row, logits in zip(rows(base), ours, strict=True):
+        ids = torch.tensor([row.token_ids])
+        torch.testing.assert_close(logits, theirs(ids).logits[0], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(logits, plain(ids).logits[0], rtol=1e-2, atol=1e-2)
 
 
 @pytest.fixture
@@ -117,7 +154,7 @@ def test_a_quantized_model_that_is_not_good_enough_fails(
 
 
 def test_answers_of_a_batch_are_those_of_each_alone(source: Path) -> None:
-    model, tokenizer = load_model(source).float(), load_tokenizer(source)
+    model, tokenizer = whole_model(source, torch.float32), load_tokenizer(source)
     talk = [[{"role": "user", "content": text}] for text in ("Hi", "A longer question, is it?")]
     together = answer(model, tokenizer, talk, 12)
     assert together == [answer(model, tokenizer, [one], 12)[0] for one in talk]
@@ -125,7 +162,7 @@ def test_answers_of_a_batch_are_those_of_each_alone(source: Path) -> None:
 
 
 def test_an_answer_ends_at_the_end_of_turn(source: Path) -> None:
-    model, tokenizer = load_model(source).float(), load_tokenizer(source)
+    model, tokenizer = whole_model(source, torch.float32), load_tokenizer(source)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     head = nn.Linear(64, 512)
     head.weight.data.zero_()

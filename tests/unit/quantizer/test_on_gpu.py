@@ -7,14 +7,13 @@ import torch
 
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.awq.readback import PackedLinear, load_packed
-from finery_quantizer.backends.checkpoint.model import load_model
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
 from finery_quantizer.backends.checks.perplexity import perplexity, streamed_perplexities
 from finery_quantizer.backends.checks.quantized import Bounds, QuantizationCheck
 from finery_quantizer.request import TrainingRecipe
 from finery_shared.errors import FineryError
-from tests.unit.quantizer.models import write_model
+from tests.unit.quantizer.models import whole_model, write_model
 from tests.unit.quantizer.test_checks import rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -26,7 +25,7 @@ HELD_OUT = torch.randint(0, 512, (2, 96), generator=torch.Generator().manual_see
 def test_a_model_is_quantized_and_read_back_there(tmp_path: Path, dtype: torch.dtype) -> None:
     gpu = torch.device("cuda")
     source = write_model(tmp_path / "source", dtype=dtype)
-    right = load_model(source).float()(HELD_OUT).logits
+    right = whole_model(source, torch.float32)(HELD_OUT).logits
     errors = {}
     for device in (torch.device("cpu"), gpu):
         backend = AwqBackend(source, device, tmp_path / f"state-{device}")
@@ -41,7 +40,7 @@ def test_a_model_is_quantized_and_read_back_there(tmp_path: Path, dtype: torch.d
 
 def test_a_streamed_models_perplexity_is_that_of_the_whole_one(tmp_path: Path) -> None:
     source = write_model(tmp_path / "source")
-    whole = perplexity(load_model(source).float(), rows(source))
+    whole = perplexity(whole_model(source, torch.float32), rows(source))
     (found,) = streamed_perplexities(StreamedModel(source, torch.device("cuda"), torch.float32), rows(source), [])
     assert found == pytest.approx(whole, rel=1e-3)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from finery_quantizer.backends.awq.backend import AwqBackend
+from finery_quantizer.backends.base import Tell
 from finery_quantizer.backends.checkpoint.model import pick_device
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
 from finery_quantizer.backends.checks.merged import MergeCheck
@@ -64,7 +65,8 @@ class Export:
         self.written(staged)
         context.progress(0, 1, "checking the merged model")
         rows = _rendered(load_tokenizer(staged), heldout_conversations()[:MERGE_CHECK_ROWS])
-        check = MergeCheck(plan.model, plan.adapter, staged, self.settings.max_merge_divergence)
+        tell = self._telling("checking the merged model")
+        check = MergeCheck(plan.model, plan.adapter, staged, self.settings.max_merge_divergence, tell)
         figures = check.run(rows)
         context.metrics(0, figures, "merge")
         context.log(f"merged: {figures['merge_divergence']:.2e} nats a token from the adapter's answers")
@@ -78,11 +80,11 @@ class Export:
         tokenizer = load_tokenizer(source)
         blocks = self._calibration(tokenizer)
         backend = AwqBackend(source, pick_device(), context.state / "layers")
-        written = backend.quantize(source, staged, blocks.ids, self._tell)
+        written = backend.quantize(source, staged, blocks.ids, self._telling("quantizing"))
         self.written(staged)
         context.progress(0, 1, "checking the quantized model")
         bounds = Bounds(self.settings.max_perplexity_ratio, self.settings.rounding_tolerance)
-        check = QuantizationCheck(backend, source, written, bounds)
+        check = QuantizationCheck(backend, source, written, bounds, self._telling("checking the quantized model"))
         rows = _rendered(tokenizer, heldout_conversations())
         figures = check.run(tokenizer, rows, plan.recipe, plan.spec.identity)
         figures |= {"calibration_tokens": float(blocks.used), "calibration_rows": float(blocks.rows), **backend.figures}
@@ -110,9 +112,14 @@ class Export:
         self.context.log(f"{text} of {', '.join(request.datasets)}{raised}")
         return blocks
 
-    def _tell(self, done: int, total: int) -> None:
-        self.context.progress(done, total, "quantizing")
-        self.context.raise_if_cancelled()
+    def _telling(self, phase: str) -> Tell:
+        """What passes on the layers done in a phase, and stops the work when the job is cancelled."""
+
+        def tell(done: int, total: int) -> None:
+            self.context.progress(done, total, phase)
+            self.context.raise_if_cancelled()
+
+        return tell
 
     def _manifest(self, staged: Path, kind: Kind, source: Path, parent: Path, figures: Mapping[str, float]) -> None:
         """Write the manifest; `source` is where the parent's files are now, `parent` where they will be."""

@@ -15,6 +15,7 @@ from finery_quantizer.backends.awq.rounding import fit_grid, round_trip
 from finery_quantizer.backends.awq.search import LayerSearch
 from finery_quantizer.backends.checkpoint.capture import LayerInputs, call, first_layer_inputs
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
+from finery_shared.errors import FineryError, Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class AwqQuantizer:
     ) -> QuantizedLayer:
         options = self._options
         linears = quantizable(layer, kept_modules(mapping))
+        _check_dense(linears)
         groups = scale_groups(mapping, layer, linears, inputs.kwargs)
         search = LayerSearch(layer, linears, groups, options.group_size)
         chunks = self._chunks(inputs)
@@ -116,3 +118,10 @@ def quantizable(layer: nn.Module, kept: tuple[str, ...]) -> dict[str, nn.Linear]
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear) and not any(part in name for part in kept)
     }
+
+
+def _check_dense(linears: Mapping[str, nn.Linear]) -> None:
+    """Raise UNSUPPORTED for a mixture of experts: an expert that no calibration token reaches has no scales."""
+    if any(".experts." in name for name in linears):
+        message = "A mixture of experts can't be quantized to AWQ yet: serve this model unquantized."
+        raise FineryError(Reason.UNSUPPORTED, message)

@@ -78,10 +78,7 @@ class PackedLinear(nn.Module):  # type: ignore[misc]  # torch is not checked
 def load_written(written: WrittenModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The written model, ready to answer: unpacked on a CPU, elsewhere packed, on the device if it has the room."""
     if device.type == "cpu":
-        model = StreamedModel(written.directory, device, dtype, WrittenTensors(written))
-        for index in range(len(model.layers)):
-            model.layer(index)
-        return model.model.to(dtype)
+        return StreamedModel(written.directory, device, dtype, WrittenTensors(written)).whole()
     sizes = (file.stat().st_size for file in written.directory.glob("*.safetensors"))
     roomy = 1.2 * sum(sizes) < torch.cuda.mem_get_info(device)[0]
     return load_packed(written, device, dtype, home=device if roomy else torch.device("cpu"))

@@ -46,11 +46,11 @@ def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 class MappedTensors:
-    """All tensors of a model directory by name, each mapped from its file when it is asked for."""
+    """All tensors of a directory by name, each mapped from its file when it is asked for: a model's, or of one file."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, only: str | None = None) -> None:
         self._files: dict[str, Path] = {}
-        for file in weight_files(directory):
+        for file in [directory / only] if only else weight_files(directory):
             with _opened(file) as opened:
                 self._files |= dict.fromkeys(opened.keys(), file)
 

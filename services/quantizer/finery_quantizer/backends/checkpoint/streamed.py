@@ -37,20 +37,28 @@ class StreamedModel:
     ) -> None:
         self.device = device
         self.dtype = dtype
-        self._tensors = tensors or MappedTensors(directory)
         with init_empty_weights(include_buffers=False):
             self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 load_config(directory), attn_implementation="sdpa", torch_dtype=dtype
             )
+        self._tensors = self.prepare(tensors or MappedTensors(directory))
         self.model.requires_grad_(False).eval()
         self.layers = _decoder_layers(self.model)
         names = {id(module): name for name, module in self.model.named_modules()}
         self.names = [names[id(layer)] for layer in self.layers]
         """Of the layers, as in the files."""
-        self._check_names(directory)
-        self._load_rest()
+        self._load_rest(directory)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="layers")
         self._fetched: dict[int, Future[dict[str, Tensor]]] = {}
+
+    def prepare(self, tensors: TensorSource) -> TensorSource:
+        """Called with the model before any of its tensors is there; where they come from. For those that change it."""
+        return tensors
+
+    def placed(self, name: str, tensor: Tensor) -> Tensor:
+        """A tensor of a layer, by its name there, as it is computed with."""
+        moved = tensor.to(self.device, non_blocking=True)
+        return moved.to(self.dtype) if moved.is_floating_point() else moved
 
     def layer(self, index: int) -> nn.Module:
         """Decoder layer `index` on the device, in the model's dtype; the next one is read meanwhile."""
@@ -58,10 +66,15 @@ class StreamedModel:
         del self._fetched[index]
         if index + 1 < len(self.layers):
             self._fetch(index + 1)
-        placed = {name: tensor.to(self.device, non_blocking=True) for name, tensor in state.items()}
-        placed = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in placed.items()}
+        placed = {name: self.placed(name, tensor) for name, tensor in state.items()}
         self.layers[index].load_state_dict(placed, assign=True)
         return self.layers[index]
+
+    def whole(self) -> PreTrainedModel:
+        """The model with all its layers, on the device."""
+        for index in range(len(self.layers)):
+            self.layer(index)
+        return self.model.to(self.device, self.dtype)
 
     def release(self, index: int) -> None:
         """Forget the weights of layer `index`."""
@@ -105,21 +118,21 @@ class StreamedModel:
         # A page-locked copy is read from the disk by now, and goes to the device while that computes.
         return {name: t.pin_memory() for name, t in state.items()} if self.device.type == "cuda" else state
 
-    def _load_rest(self) -> None:
+    def _load_rest(self, directory: Path) -> None:
         """Give the parameters outside the layers their values, mapped from the files."""
-        within = tuple(f"{name}." for name in self.names)
-        state = {name: self._tensors.get(name) for name in self._tensors.names() if not name.startswith(within)}
-        self.model.load_state_dict(state, strict=False, assign=True)
-        self.model.tie_weights()
-
-    def _check_names(self, directory: Path) -> None:
         found, wanted = self._tensors.names(), set(self.model.state_dict())
-        if self.model.config.tie_word_embeddings:
-            wanted -= set(self.model._tied_weights_keys or ()) - found
+        tied = self.model.config.tie_word_embeddings and bool(set(self.model._tied_weights_keys or ()) & wanted - found)
+        if tied:
+            wanted -= set(self.model._tied_weights_keys) - found
         for problem, names in (("missing keys", wanted - found), ("unexpected keys", found - wanted)):
             if names:
                 listed = ", ".join(sorted(names)[:5])
                 raise FineryError(Reason.MODEL_INVALID, f"{directory}: {problem} in its weights: {listed}.")
+        within = tuple(f"{name}." for name in self.names)
+        state = {name: self._tensors.get(name) for name in found if not name.startswith(within)}
+        self.model.load_state_dict(state, strict=False, assign=True)
+        if tied:
+            self.model.tie_weights()
 
 
 class _Given(nn.Module):  # type: ignore[misc]  # torch is not checked

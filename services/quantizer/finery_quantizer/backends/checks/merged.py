@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel
-from torch import Tensor, nn
-
-from finery_quantizer.backends.checkpoint.model import checking_dtype, load_model, pick_device
+from finery_quantizer.backends.base import Tell
+from finery_quantizer.backends.checkpoint.model import checking_dtype, pick_device
+from finery_quantizer.backends.checkpoint.streamed import StreamedModel
+from finery_quantizer.backends.checks.adapted import AdaptedModel
 from finery_quantizer.backends.checks.perplexity import divergence, next_token_logits
 from finery_quantizer.backends.checks.tokenizers import check_same_files
 from finery_shared.errors import FineryError, Reason
@@ -16,18 +16,20 @@ from finery_shared.templates.render import Rendered
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """What is compared. `bound` is the largest mean divergence in nats a token."""
+    """What is compared. `bound` is the largest mean divergence in nats a token; `tell` hears of layers done."""
 
     base: Path
     adapter: Path
     merged: Path
     bound: float
+    tell: Tell = lambda *_: None
 
     def run(self, rows: Sequence[Rendered]) -> dict[str, float]:
         """Figures of the comparison on `rows`. Raises GATE_FAILED."""
         check_same_files(self.base, self.merged)
-        right = self._logits(self.base, rows, self.adapter)
-        found = self._logits(self.merged, rows, None)
+        device, dtype = pick_device(), checking_dtype(self.base)
+        right = next_token_logits(AdaptedModel(self.base, self.adapter, device, dtype), rows, self._first_half)
+        found = next_token_logits(StreamedModel(self.merged, device, dtype), rows, self._second_half)
         figures = {
             "merge_divergence": divergence(right, found),
             "merge_max_abs_logit_difference": max(
@@ -44,12 +46,8 @@ class MergeCheck:
             )
         return figures
 
-    @staticmethod
-    def _logits(model_directory: Path, rows: Sequence[Rendered], adapter: Path | None) -> list[Tensor]:
-        device = pick_device()
-        model: nn.Module = load_model(model_directory)
-        model.to(device, checking_dtype(model_directory))
-        if adapter is None:
-            return next_token_logits(model, rows)
-        tuned: nn.Module = PeftModel.from_pretrained(model, str(adapter)).to(device).eval()
-        return next_token_logits(tuned, rows)
+    def _first_half(self, done: int, total: int) -> None:
+        self.tell(done, 2 * total)
+
+    def _second_half(self, done: int, total: int) -> None:
+        self.tell(total + done, 2 * total)

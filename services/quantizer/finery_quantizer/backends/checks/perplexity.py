@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from finery_quantizer.backends.base import Tell
 from finery_quantizer.backends.checkpoint.capture import call, first_layer_inputs
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_shared.templates.render import Rendered
@@ -29,27 +30,38 @@ Change = Callable[[str, nn.Module], None]
 """Changes a decoder layer in place, given its name in the model."""
 
 
-def streamed_perplexities(model: StreamedModel, rows: Sequence[Rendered], changes: Sequence[Change]) -> list[float]:
+def streamed_perplexities(
+    model: StreamedModel, rows: Sequence[Rendered], changes: Sequence[Change], tell: Tell = lambda *_: None
+) -> list[float]:
     """The same of a model one layer of which is in memory at a time: as it is, then after each of `changes`.
 
     They are applied one after the other to each layer as it comes by, so the model is read once for all figures.
     """
     batches = list(_batches(rows))
     with torch.inference_mode():
-        inputs = [first_layer_inputs(model.model, model.layers[0], b.ids, model.dtype, model.device) for b in batches]
-        states = [[start.hidden for start in inputs] for _ in range(len(changes) + 1)]
-        for index, name in enumerate(model.names):
-            layer = model.layer(index)
-            for number, hidden in enumerate(states):
-                if number > 0:
-                    changes[number - 1](name, layer)
-                hidden[:] = [call(layer, h, start.kwargs) for h, start in zip(hidden, inputs, strict=True)]
-            model.release(index)
+        states = _through_layers(model, [batch.ids for batch in batches], changes, tell)
         with model.past_layers() as logits:
             return [
                 _exponential([b.losses(logits(b.ids, h)) for b, h in zip(batches, hidden, strict=True)])
                 for hidden in states
             ]
+
+
+def _through_layers(
+    model: StreamedModel, ids: Sequence[Tensor], changes: Sequence[Change], tell: Tell
+) -> list[list[Tensor]]:
+    """The last layer's outputs [rows, length, hidden] for each of `ids` [rows, length]: unchanged, then by change."""
+    inputs = [first_layer_inputs(model.model, model.layers[0], i, model.dtype, model.device) for i in ids]
+    states = [[start.hidden for start in inputs] for _ in range(len(changes) + 1)]
+    for index, name in enumerate(model.names):
+        layer = model.layer(index)
+        for number, hidden in enumerate(states):
+            if number > 0:
+                changes[number - 1](name, layer)
+            hidden[:] = [call(layer, h, start.kwargs) for h, start in zip(hidden, inputs, strict=True)]
+        model.release(index)
+        tell(index + 1, len(model.layers))
+    return states
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +96,13 @@ def _exponential(losses: Sequence[Tensor]) -> float:
     return math.exp(min(mean, 700.0)) if math.isfinite(mean) else math.inf
 
 
-def next_token_logits(model: nn.Module, rows: Sequence[Rendered]) -> list[Tensor]:
+def next_token_logits(model: StreamedModel, rows: Sequence[Rendered], tell: Tell = lambda *_: None) -> list[Tensor]:
     """The logits of each row, fp32 [tokens, vocabulary] on the CPU."""
-    device = next(model.parameters()).device
-    inputs = [torch.tensor([row.token_ids], device=device) for row in rows]
     with torch.inference_mode():
-        return [model(ids, use_cache=False).logits[0].float().cpu() for ids in inputs]
+        ids = [torch.tensor([row.token_ids]) for row in rows]
+        (states,) = _through_layers(model, ids, [], tell)
+        with model.past_layers() as logits:
+            return [logits(i, hidden)[0].float().cpu() for i, hidden in zip(ids, states, strict=True)]
 
 
 def divergence(right: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from finery_quantizer.backends.base import QuantizationBackend, WrittenModel
+from finery_quantizer.backends.base import QuantizationBackend, Tell, WrittenModel
 from finery_quantizer.backends.checkpoint.model import checking_dtype, pick_device
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checks.generation import answer
@@ -39,6 +39,8 @@ class QuantizationCheck:
     source: Path
     written: WrittenModel
     bounds: Bounds
+    tell: Tell = lambda *_: None
+    """Hears of layers done, of the longest part."""
 
     def run(
         self,
@@ -54,7 +56,7 @@ class QuantizationCheck:
         check_same_files(self.source, self.written.directory)
         dtype = checking_dtype(self.source)
         source = StreamedModel(self.source, pick_device(), dtype)
-        before, rounded = streamed_perplexities(source, rows, [self._round])
+        before, rounded = streamed_perplexities(source, rows, [self._round], self.tell)
         model = self.backend.load(self.written, dtype)
         figures = {
             "perplexity_merged": before,
