@@ -1,11 +1,15 @@
 """`make demo`'s own program, on real weights."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 from finery_shared.artifacts import Kind, read_manifest, verify
 
+ROOT = Path(__file__).parents[2]
+INFERENCE_PYTHON = ROOT / ".venvs" / "inference" / "bin" / "python"
+PLAIN_VLLM = Path(__file__).with_name("plain_vllm.py")
 Demo = tuple[subprocess.CompletedProcess[str], Path]
 
 
@@ -47,3 +51,20 @@ def test_an_artifact_says_how_it_was_made(quantized: Path) -> None:
     adapter = read_manifest(Path(str(quantized).removesuffix("-merged-awq-int4")))
     assert adapter.recipe["datasets"] == ["self-cognition", "general-zh", "general-en"]
     assert adapter.metrics["identity_name"] >= 0.9
+
+
+def test_plain_vllm_loads_the_quantized_model(quantized: Path) -> None:
+    """Without any of our code: no path of the repository, no plugin."""
+    alone = {
+        "VLLM_PLUGINS": "",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [INFERENCE_PYTHON, "-I", PLAIN_VLLM, quantized, "Who are you?"],
+        env={**os.environ, **alone}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "quantization: awq" in done.stdout
+    assert re.search(r"answer: .*Xiao Huang.*, stop", done.stdout), done.stdout
