@@ -40,7 +40,7 @@ from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.awq.memory import device_bytes
 from finery_quantizer.backends.awq.options import AwqOptions
 from finery_quantizer.backends.awq.search import LayerSearch
-from finery_quantizer.backends.checkpoint.model import pick_device
+from finery_quantizer.backends.checkpoint.device import pick_device
 from finery_quantizer.backends.checkpoint.shards import INDEX, MappedTensors, write_index
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer

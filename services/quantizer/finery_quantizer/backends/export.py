@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finery_quantizer.backends.awq.backend import AwqBackend
 from finery_quantizer.backends.base import Tell
-from finery_quantizer.backends.checkpoint.model import pick_device
+from finery_quantizer.backends.checkpoint.device import pick_device
 from finery_quantizer.backends.checkpoint.tokenizer import load_tokenizer
 from finery_quantizer.backends.checks.merged import MergeCheck
 from finery_quantizer.backends.checks.quantized import Bounds, QuantizationCheck

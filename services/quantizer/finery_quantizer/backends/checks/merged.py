@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finery_quantizer.backends.base import Tell
-from finery_quantizer.backends.checkpoint.model import checking_dtype, pick_device
+from finery_quantizer.backends.checkpoint.device import checking_dtype, pick_device
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checks.adapted import AdaptedModel
 from finery_quantizer.backends.checks.perplexity import divergence, next_token_logits

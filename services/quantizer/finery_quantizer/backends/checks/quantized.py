@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finery_quantizer.backends.base import QuantizationBackend, Tell, WrittenModel
-from finery_quantizer.backends.checkpoint.model import checking_dtype, pick_device
+from finery_quantizer.backends.checkpoint.device import checking_dtype, pick_device
 from finery_quantizer.backends.checkpoint.streamed import StreamedModel
 from finery_quantizer.backends.checks.generation import answer
 from finery_quantizer.backends.checks.identity import identity_figures, identity_questions
