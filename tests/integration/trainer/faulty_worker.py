@@ -30,7 +30,7 @@ def swap_the_tokenizer(directory: Path) -> None:
 
 
 class DyingContext:
-    """A context whose process is killed when a step is done; of several ranks, the last one is."""
+    """A context whose process is killed once a step is done and told; of several ranks, the last one."""
 
     def __init__(self, context: WorkerContext, step: int) -> None:
         self._context = context
@@ -40,6 +40,7 @@ class DyingContext:
         self._context.progress(step, total, phase)
         place = self._context.place
         if phase == "training" and step == self._step and (place is None or place.rank == place.size - 1):
+            self._context.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def __getattr__(self, name: str) -> Any:
