@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from finery_gateway.auth import ApiKeyGuard, KeyRing
 from finery_gateway.health import health_routes
 from finery_gateway.openai.chat import chat_routes
+from finery_gateway.openai.completions import completion_routes
 from finery_gateway.openai.errors import ApiError, from_finery, from_http
 from finery_gateway.openai.models import model_routes
+from finery_gateway.openai.tokenize import tokenize_routes
 from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestLog, record_of
 from finery_gateway.routing.router import Router
 from finery_shared.errors import FineryError
@@ -29,9 +33,12 @@ class Limits:
     keepalive_seconds: float = 15.0
 
 
-def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits) -> FastAPI:
+def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits, cors_origins: Sequence[str] = ()) -> FastAPI:
     """The application over a router's backends. The caller starts and stops the router."""
     guards = [Middleware(ApiKeyGuard, keys=keys)] if keys else []
+    if cors_origins:
+        # Before the keys: a browser asks whether it may send one without sending it.
+        guards.insert(0, _cors(cors_origins))
     app = FastAPI(
         title="Finery",
         description="The OpenAI API over Finery's inference services.",
@@ -47,7 +54,20 @@ def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits) -> Fa
     app.include_router(health_routes(router.table))
     app.include_router(model_routes(router.table))
     app.include_router(chat_routes(router, limits.body_bytes, limits.keepalive_seconds))
+    app.include_router(completion_routes(router, limits.body_bytes, limits.keepalive_seconds))
+    app.include_router(tokenize_routes(router, limits.body_bytes))
     return app
+
+
+def _cors(origins: Sequence[str]) -> Middleware:
+    """Lets pages of `origins` call the API from a browser. No cookies: callers show a key, if any."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
+    )
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

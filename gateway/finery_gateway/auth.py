@@ -1,4 +1,4 @@
-"""API keys: pure ASGI, in front of every /v1 path."""
+"""API keys: pure ASGI, in front of every path that asks a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from finery_gateway.openai.errors import ApiError
+
+_GUARDED = ("/v1", "/tokenize")
 
 
 class KeyRing:
@@ -36,7 +38,7 @@ class ApiKeyGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1") and (error := self._refusal(scope)):
+        if scope["type"] == "http" and scope["path"].startswith(_GUARDED) and (error := self._refusal(scope)):
             await error.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -24,5 +24,6 @@ def build(settings: Settings) -> GatewayProcess:
     )
     router = Router(Addresses(settings.inference), open_channel, log, times)
     keys = KeyRing([key.get_secret_value() for key in settings.api_keys])
-    app = create_app(router, log, keys, Limits(settings.body_bytes, settings.keepalive_seconds))
+    limits = Limits(settings.body_bytes, settings.keepalive_seconds)
+    app = create_app(router, log, keys, limits, settings.cors_origins)
     return GatewayProcess(app, router, Address(settings.host, settings.port), settings.drain_seconds, log)

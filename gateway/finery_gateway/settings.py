@@ -29,6 +29,9 @@ class Settings(ServiceSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys that clients may use, separated by commas; "sha256:<hex>" holds a key's digest. None: no key is needed."""
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins (https://app.example.org) whose pages may call the API from a browser, separated by commas; * is all."""
+
     request_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest time that one answer may take."""
 
@@ -49,7 +52,7 @@ class Settings(ServiceSettings):
 
     key_setting: ClassVar[str] = "FINERY_GATEWAY_API_KEYS"
 
-    @field_validator("inference", "api_keys", mode="before")
+    @field_validator("inference", "api_keys", "cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -64,6 +67,14 @@ class Settings(ServiceSettings):
             if not port.isdecimal():
                 raise ValueError(f"expected HOST:PORT or dns:///HOST:PORT, got {address!r}")
         return tuple(dict.fromkeys(value))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _whole_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"expected * or https://HOST[:PORT] without a path, got {origin!r}")
+        return value
 
     @field_validator("api_keys")
     @classmethod

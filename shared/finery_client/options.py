@@ -82,5 +82,6 @@ class DeployOptions(TypedDict, total=False):
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     gpu_memory_utilization: float | None
     tensor_parallel_size: int | None
+    engine_args: Sequence[str]
     port: int
     replicas: int

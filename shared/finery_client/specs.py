@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +146,30 @@ def deployment_spec(arguments: ServingArguments, here: Surroundings) -> Deployme
         dtype=arguments.dtype,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
         tensor_parallel_size=_natural("tensor_parallel_size", arguments.tensor_parallel_size),
+        engine_args=_engine_args(arguments.engine_args),
     )
+
+
+def _engine_args(pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE pairs as the service takes them: values as JSON, of which a bare word is a string."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if not (name and equals):
+            raise invalid("engine_args", f"{pair!r} is not NAME=VALUE; write for instance max_num_seqs=64.")
+        if name in found:
+            raise invalid("engine_args", f"{name} is given twice; leave one out.")
+        found[name] = value if _is_json(value) else json.dumps(value)
+    return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _need_model(model_type: str, model_id_or_path: str, *others: str) -> None:

@@ -133,3 +133,18 @@ def asking_for_much(stack: Stack, stream: bool) -> Iterator[None]:
     with socket.create_connection((address.hostname or "", address.port or 0)) as connection:
         connection.sendall((head + body).encode())
         yield
+
+
+def test_plain_completions_go_on_from_a_text_and_its_tokens(stack: Stack) -> None:
+    with stack.client() as client:
+        prompt = "The capital of France is"
+        root = stack.base_url.removesuffix("/v1")
+        tokens = httpx.post(f"{root}/tokenize", json={"model": MODEL, "prompt": prompt}, timeout=60).json()["tokens"]
+        greedy = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+        whole = client.completions.create(prompt=prompt, **greedy)
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (len(tokens), 8)
+        stream = client.completions.create(prompt=prompt, stream=True, **greedy)
+        assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text != ""
+        both = client.completions.create(prompt=[tokens, tokens], **greedy)
+        assert [choice.index for choice in both.choices if choice.text] == [0, 1]
+        assert both.usage.prompt_tokens == 2 * len(tokens)

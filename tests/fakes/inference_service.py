@@ -42,6 +42,8 @@ class FakeInference:
     def __init__(self, models: Sequence[str] = ("toy",), listen: str = "127.0.0.1:0", heartbeat: float = 0.2) -> None:
         self.script: Callable[[pb.GenerateRequest], Script] = lambda request: Script()
         self.requests: list[pb.GenerateRequest] = []
+        self.tokenized: list[pb.TokenizeRequest] = []
+        self.tokenize_failure: FineryError | None = None
         self.request_ids: list[str] = []
         self.timeouts: list[float] = []
         self.running = 0
@@ -175,6 +177,9 @@ class _Inference(inference_pb2_grpc.InferenceServiceServicer):
         return self._fake.generate(request)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
+        self._fake.tokenized.append(request)
+        if self._fake.tokenize_failure is not None:
+            raise self._fake.tokenize_failure
         return pb.TokenizeResponse(token_ids=[1, 2, 3], max_model_len=4096)
 
 

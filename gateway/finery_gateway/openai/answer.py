@@ -1,14 +1,16 @@
-"""A whole chat completion, for clients that do not stream."""
+"""A whole completion, for clients that do not stream."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 
 import orjson
 
 from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.openai import convert
-from finery_gateway.routing.generation import Generation
+from finery_gateway.openai.head import Head
+from finery_gateway.routing.generation import Answering
 from finery_shared.errors import FineryError
 
 
@@ -31,31 +33,35 @@ class Answer:
         """Tokens of the request."""
         return self._complete.usage
 
-    def body(self, completion_id: str, created: int, model: str, fingerprint: str | None) -> bytes:
+    def chat(self, head: Head, fingerprint: str | None) -> bytes:
         """OpenAI's chat.completion object as JSON."""
-        return orjson.dumps(
+        return self._body(head, fingerprint, "chat.completion", _message)
+
+    def completion(self, head: Head, fingerprint: str | None) -> bytes:
+        """OpenAI's text_completion object as JSON."""
+        return self._body(head, fingerprint, "text_completion", lambda text: {"text": text})
+
+    def _body(
+        self, head: Head, fingerprint: str | None, kind: str, content: Callable[[str], dict[str, object]]
+    ) -> bytes:
+        choices = [
             {
-                "id": completion_id,
-                "object": "chat.completion",
-                "created": created,
-                "model": model,
-                "system_fingerprint": fingerprint,
-                "choices": [self._choice(finish) for finish in self._complete.finishes],
-                "usage": convert.usage(self.used),
+                "index": finish.index,
+                **content("".join(self._pieces.get(finish.index, ()))),
+                "logprobs": None,
+                "finish_reason": convert.finish_reason(finish.finish_reason),
             }
-        )
-
-    def _choice(self, finish: pb.ChoiceFinish) -> dict[str, object]:
-        content = "".join(self._pieces.get(finish.index, ()))
-        return {
-            "index": finish.index,
-            "message": {"role": "assistant", "content": content, "refusal": None},
-            "logprobs": None,
-            "finish_reason": convert.finish_reason(finish.finish_reason),
-        }
+            for finish in self._complete.finishes
+        ]
+        usage = convert.usage(self.used)
+        return orjson.dumps(head.fields(fingerprint) | {"object": kind, "choices": choices, "usage": usage})
 
 
-async def collect(generation: Generation) -> Answer:
+def _message(text: str) -> dict[str, object]:
+    return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+
+async def collect(generation: Answering) -> Answer:
     """The whole answer. As the client has seen nothing of it, a backend that fails midway is replaced too.
 
     Raises FineryError, or ClientGoneError when the generation is cancelled.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from finery_gateway.client_watch import ClientWatch
 from finery_gateway.openai import convert, unserved
-from finery_gateway.openai.answer import collect
+from finery_gateway.openai.head import Head
 from finery_gateway.openai.schemas import ChatCompletionRequest
-from finery_gateway.openai.stream import ChatStream, StreamHead
+from finery_gateway.openai.sse import ChatFrames
+from finery_gateway.openai.stream import EventStream
 from finery_gateway.openai.validation import check, read_body
-from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestRecord, record_of
-from finery_gateway.routing.generation import ClientGoneError, Generation
+from finery_gateway.openai.whole import whole_answer
+from finery_gateway.request_log import record_of
 from finery_gateway.routing.router import Router
 
 
@@ -31,24 +28,15 @@ def chat_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> AP
         wish = check(ChatCompletionRequest, await read_body(request, body_bytes), unserved.CHAT)
         record.note(model=wish.model, stream=bool(wish.stream))
         generation = router.generate(convert.to_generate(wish), record.request_id)
-        head = StreamHead(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), wish.model, wish.include_usage)
+        head, usage = Head("chatcmpl", wish.model), wish.include_usage
         if wish.stream:
-            return ChatStream(generation, head, record, keepalive_seconds)
-        return await _answer_whole(request, generation, head, record)
+            return EventStream(
+                generation,
+                lambda fingerprint: ChatFrames(head.fields(fingerprint), usage),
+                record,
+                keepalive_seconds,
+                include_usage=usage,
+            )
+        return await whole_answer(request, generation, lambda answer, seen: answer.chat(head, seen))
 
     return routes
-
-
-async def _answer_whole(request: Request, generation: Generation, head: StreamHead, record: RequestRecord) -> Response:
-    async with ClientWatch(request.receive, generation.cancel):
-        try:
-            answer = await collect(generation)
-        except ClientGoneError:
-            record.client_left()
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        finally:
-            generation.close()
-            record.note(backend=generation.backend)
-    record.note_usage(answer.used)
-    body = answer.body(head.completion_id, head.created, head.model, generation.fingerprint)
-    return Response(body, media_type="application/json")

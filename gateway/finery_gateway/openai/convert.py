@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finery.inference.v1 import inference_pb2 as pb
-from finery_gateway.openai.schemas import ChatCompletionRequest
+from finery_gateway.openai.messages import Message
+from finery_gateway.openai.schemas import ChatCompletionRequest, CompletionRequest, SamplingRequest, TokenizeRequest
 
 _ROLES = {
     "system": pb.CHAT_ROLE_SYSTEM,
@@ -17,15 +20,38 @@ _FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
 def to_generate(request: ChatCompletionRequest) -> pb.GenerateRequest:
     """A chat completion as a Generate request; what the client left out stays unset."""
-    messages = [pb.ChatMessage(role=_ROLES[m.role], content=m.text) for m in request.messages]
-    return pb.GenerateRequest(
-        model=request.model, chat=pb.ChatPrompt(messages=messages), sampling=_to_sampling(request)
-    )
+    sampling = _to_sampling(request, request.max_completion_tokens or request.max_tokens)
+    return pb.GenerateRequest(model=request.model, chat=_to_chat(request.messages), sampling=sampling)
 
 
-def _to_sampling(request: ChatCompletionRequest) -> pb.SamplingParams:
+def to_generates(request: CompletionRequest) -> list[pb.GenerateRequest]:
+    """A completion as Generate requests, one a prompt."""
+    sampling = _to_sampling(request, request.max_tokens)
+    made = []
+    for prompt in request.prompts:
+        wish = pb.GenerateRequest(model=request.model, sampling=sampling)
+        if isinstance(prompt, str):
+            wish.text.text = prompt
+        else:
+            wish.token_ids.token_ids.extend(prompt)
+        made.append(wish)
+    return made
+
+
+def to_tokenize(request: TokenizeRequest) -> pb.TokenizeRequest:
+    """What is to be tokenized."""
+    if request.messages is not None:
+        return pb.TokenizeRequest(model=request.model, chat=_to_chat(request.messages))
+    return pb.TokenizeRequest(model=request.model, text=pb.TextPrompt(text=request.prompt or ""))
+
+
+def _to_chat(messages: Sequence[Message]) -> pb.ChatPrompt:
+    return pb.ChatPrompt(messages=[pb.ChatMessage(role=_ROLES[m.role], content=m.text) for m in messages])
+
+
+def _to_sampling(request: SamplingRequest, max_tokens: int | None) -> pb.SamplingParams:
     return pb.SamplingParams(
-        max_tokens=request.max_completion_tokens or request.max_tokens,
+        max_tokens=max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
         # vLLM's API writes -1 for all tokens, the proto 0.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from finery_gateway.openai.messages import Message, Strict
 
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
+MOST_PROMPTS = 128
+"""Of one request for completions."""
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopTexts = Annotated[
     list[Annotated[str, Field(min_length=1)]],
@@ -26,13 +29,11 @@ class StreamOptions(Strict):
     """Obfuscation pads OpenAI's own frames; Finery never does, so both values are taken."""
 
 
-class ChatCompletionRequest(Strict):
-    """``POST /v1/chat/completions``: OpenAI's parameters, and those of vLLM's that Finery serves."""
+class SamplingRequest(Strict):
+    """What both kinds of completion take: OpenAI's parameters, and those of vLLM's that Finery serves."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: TokenCount | None = None
-    max_completion_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -46,7 +47,7 @@ class ChatCompletionRequest(Strict):
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0, le=2**32 - 1)]] | None = None
+    stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
 
     # They change no answer: labels for the caller's own books, and hints to caches.
@@ -56,13 +57,29 @@ class ChatCompletionRequest(Strict):
     safety_identifier: str | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _streams(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError(
                 "conflict",
                 "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
                 {"param": "stream_options"},
             )
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatCompletionRequest(SamplingRequest):
+    """``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: TokenCount | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise PydanticCustomError(
                 "conflict",
@@ -71,7 +88,55 @@ class ChatCompletionRequest(Strict):
             )
         return self
 
+
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+def _prompt_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "pick:text"
+    first = value[0] if isinstance(value, list) and value else None
+    kinds = {str: "pick:texts", int: "pick:ids", list: "pick:several"}
+    return kinds.get(type(first))
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("pick:text")]
+    | Annotated[Annotated[list[str], Field(max_length=MOST_PROMPTS)], Tag("pick:texts")]
+    | Annotated[TokenIds, Tag("pick:ids")]
+    | Annotated[Annotated[list[TokenIds], Field(max_length=MOST_PROMPTS)], Tag("pick:several")],
+    Discriminator(
+        _prompt_kind, custom_error_type="prompt_type", custom_error_message="expected a text, token ids, or a list"
+    ),
+]
+
+
+class CompletionRequest(SamplingRequest):
+    """``POST /v1/completions``."""
+
+    prompt: Prompt
+    max_tokens: TokenCount | None = 16
+    """As OpenAI's: 16, unless null asks for all that is left of the context."""
+
     @property
-    def include_usage(self) -> bool:
-        """Whether the stream ends with a usage chunk."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One or several, all of a kind."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt
+
+
+class TokenizeRequest(Strict):
+    """``POST /tokenize``, as vLLM has it: a text, or a conversation with the beginning of its answer."""
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise PydanticCustomError(
+                "conflict", "Exactly one of 'prompt' and 'messages' is needed.", {"param": "prompt"}
+            )
+        return self

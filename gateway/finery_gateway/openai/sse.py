@@ -1,6 +1,8 @@
-"""Frames of a streamed chat completion. A frame costs one JSON string, not a model."""
+"""Frames of a streamed completion. A frame costs one JSON string, not a model."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import orjson
 
@@ -8,45 +10,83 @@ DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keep-alive\n\n"
 
 
-class ChatFrames:
-    """Builds the frames of one stream; what they share is encoded once."""
+class Frames(Protocol):
+    """The frames of one stream; an empty one is not sent."""
 
-    def __init__(self, completion_id: str, created: int, model: str, fingerprint: str | None, usage: bool) -> None:
-        head = orjson.dumps(
-            {
-                "id": completion_id,
-                "object": "chat.completion.chunk",
-                "created": created,
-                "model": model,
-                "system_fingerprint": fingerprint,
-            }
-        )
-        self._head = b"data: " + head[:-1] + b',"choices":['
-        # With include_usage every chunk says usage, null until the last one.
-        self._end = b'],"usage":null}\n\n' if usage else b"]}\n\n"
-        self._delta_tail = b'},"logprobs":null,"finish_reason":null}' + self._end
-        self._delta_heads: dict[int, bytes] = {}
+    def role(self, index: int) -> bytes:
+        """The first frame of one answer."""
 
     def delta(self, index: int, text: str) -> bytes:
         """New text of one answer."""
+
+    def finish(self, index: int, reason: str) -> bytes:
+        """The last frame of one answer."""
+
+    def usage(self, usage: dict[str, object]) -> bytes:
+        """The frame after all answers, without choices."""
+
+
+class _Shared:
+    """What the frames of one stream share, encoded once."""
+
+    def __init__(self, head: dict[str, object], usage: bool) -> None:
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+        # With include_usage every chunk says usage, null until the last one.
+        self._end = b'],"usage":null}\n\n' if usage else b"]}\n\n"
+        self._delta_heads: dict[int, bytes] = {}
+
+    def usage(self, usage: dict[str, object]) -> bytes:
+        """See Frames."""
+        return self._head + b'],"usage":' + orjson.dumps(usage) + b"}\n\n"
+
+
+class ChatFrames(_Shared):
+    """Chat completion chunks."""
+
+    def __init__(self, head: dict[str, object], usage: bool) -> None:
+        super().__init__(head | {"object": "chat.completion.chunk"}, usage)
+        self._delta_tail = b'},"logprobs":null,"finish_reason":null}' + self._end
+
+    def delta(self, index: int, text: str) -> bytes:
+        """See Frames."""
         head = self._delta_heads.get(index)
         if head is None:
             head = self._delta_heads[index] = self._head + b'{"index":%d,"delta":{"content":' % index
         return head + encode(text) + self._delta_tail
 
     def role(self, index: int) -> bytes:
-        """The first frame of one answer."""
+        """See Frames."""
         delta = b'{"index":%d,"delta":{"role":"assistant","content":""' % index
         return self._head + delta + self._delta_tail
 
     def finish(self, index: int, reason: str) -> bytes:
-        """The last frame of one answer. Its content is a string too: clients add it up unguarded."""
+        """See Frames. The content is a string here too: clients add it up unguarded."""
         choice = b'{"index":%d,"delta":{"content":""},"logprobs":null,"finish_reason":%s}'
         return self._head + choice % (index, orjson.dumps(reason)) + self._end
 
-    def usage(self, usage: dict[str, object]) -> bytes:
-        """The frame after all answers, without choices."""
-        return self._head + b'],"usage":' + orjson.dumps(usage) + b"}\n\n"
+
+class TextFrames(_Shared):
+    """Text completion chunks."""
+
+    def __init__(self, head: dict[str, object], usage: bool) -> None:
+        super().__init__(head | {"object": "text_completion"}, usage)
+        self._delta_tail = b',"logprobs":null,"finish_reason":null}' + self._end
+
+    def role(self, index: int) -> bytes:
+        """Nobody speaks in a text."""
+        return b""
+
+    def delta(self, index: int, text: str) -> bytes:
+        """See Frames."""
+        head = self._delta_heads.get(index)
+        if head is None:
+            head = self._delta_heads[index] = self._head + b'{"index":%d,"text":' % index
+        return head + encode(text) + self._delta_tail
+
+    def finish(self, index: int, reason: str) -> bytes:
+        """See Frames."""
+        choice = b'{"index":%d,"text":"","logprobs":null,"finish_reason":%s}'
+        return self._head + choice % (index, orjson.dumps(reason)) + self._end
 
 
 def encode(text: str) -> bytes:

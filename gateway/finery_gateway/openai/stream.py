@@ -1,10 +1,10 @@
-"""A streamed chat completion: an ASGI response that writes one frame an event."""
+"""A streamed completion: an ASGI response that writes one frame an event."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,7 +14,7 @@ from finery_gateway.client_watch import ClientWatch
 from finery_gateway.openai import convert, sse
 from finery_gateway.openai.errors import from_finery, shutting_down
 from finery_gateway.request_log import RequestRecord
-from finery_gateway.routing.generation import ClientGoneError, Generation
+from finery_gateway.routing.generation import Answering, ClientGoneError
 from finery_shared.errors import FineryError
 
 _HEADERS = [
@@ -25,29 +25,27 @@ _HEADERS = [
 ]
 
 
-@dataclass(frozen=True)
-class StreamHead:
-    """What all frames of one stream share."""
-
-    completion_id: str
-    created: int
-    model: str
-    include_usage: bool
-
-
-class ChatStream(Response):
+class EventStream(Response):
     """Sends the status with the first event, so that a request which fails before has a proper HTTP error.
 
     Raises FineryError for such a failure. A later one is an error frame, and no [DONE] follows it. A model that takes
-    long to begin makes the status go out with the first keep-alive comment.
+    long to begin makes the status go out with the first keep-alive comment. ``begin`` makes the frames, given the
+    backend's fingerprint.
     """
 
     def __init__(
-        self, generation: Generation, head: StreamHead, record: RequestRecord, keepalive_seconds: float
+        self,
+        generation: Answering,
+        begin: Callable[[str | None], sse.Frames],
+        record: RequestRecord,
+        keepalive_seconds: float,
+        *,
+        include_usage: bool,
     ) -> None:
         super().__init__()
         self._generation = generation
-        self._head = head
+        self._begin_frames = begin
+        self._include_usage = include_usage
         self._record = record
         self._keepalive_seconds = keepalive_seconds
         self._lock = asyncio.Lock()
@@ -56,7 +54,7 @@ class ChatStream(Response):
         self._writes = 0
         self._writes_at_tick = 0
         self._seen: set[int] = set()
-        self._frames: sse.ChatFrames | None = None
+        self._frames: sse.Frames | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the stream."""
@@ -87,24 +85,21 @@ class ChatStream(Response):
                 else:
                     await self._write(self._ending(self._frames, event.complete), last=True)
 
-    def _begin(self) -> sse.ChatFrames:
+    def _begin(self) -> sse.Frames:
         self._record.mark_first()
-        head = self._head
-        return sse.ChatFrames(
-            head.completion_id, head.created, head.model, self._generation.fingerprint, head.include_usage
-        )
+        return self._begin_frames(self._generation.fingerprint)
 
-    def _delta(self, frames: sse.ChatFrames, chunk: pb.GenerateChunk) -> bytes:
+    def _delta(self, frames: sse.Frames, chunk: pb.GenerateChunk) -> bytes:
         index, text = chunk.index, chunk.text
         if index in self._seen:
             return frames.delta(index, text) if text else b""
         self._seen.add(index)
         return frames.role(index) + (frames.delta(index, text) if text else b"")
 
-    def _ending(self, frames: sse.ChatFrames, complete: pb.GenerateComplete) -> bytes:
+    def _ending(self, frames: sse.Frames, complete: pb.GenerateComplete) -> bytes:
         pieces = [frames.role(f.index) for f in complete.finishes if f.index not in self._seen]
         pieces += [frames.finish(f.index, convert.finish_reason(f.finish_reason)) for f in complete.finishes]
-        if self._head.include_usage:
+        if self._include_usage:
             pieces.append(frames.usage(convert.usage(complete.usage)))
         pieces.append(sse.DONE)
         self._record.note_usage(complete.usage)

@@ -66,6 +66,15 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
 }
 """Name → the values that change nothing; null never does."""
 
+COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
+    **{name: idle for name, idle in CHAT.items() if name != "logprobs"},
+    "add_special_tokens": (True,),
+    "logprobs": (),
+    "prompt_embeds": (),
+    "suffix": ("",),
+}
+"""The same for plain completions."""
+
 
 def drop_idle(body: Mapping[str, Any], unserved: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
     """The body without unserved parameters that ask for nothing.
@@ -85,3 +94,16 @@ def drop_idle(body: Mapping[str, Any], unserved: Mapping[str, tuple[Any, ...]]) 
 def _same(value: Any, idle: Any) -> bool:
     # In Python True == 1 and False == 0.
     return value == idle and isinstance(value, bool) == isinstance(idle, bool)
+
+
+TOKENIZE: Mapping[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "mm_processor_kwargs": ({},),
+    "return_token_strs": (False,),
+    "tools": ([],),
+}
+"""The same for tokenizing."""

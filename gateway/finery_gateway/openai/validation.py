@@ -37,6 +37,7 @@ _EXPECTED = {
     "model_attributes_type": "an object",
     "none_required": "null",
     "content_type": "a string or an array of text parts",
+    "prompt_type": "a string, an array of strings, an array of token ids, or an array of such arrays",
 }
 _LONGEST_ECHO = 100
 

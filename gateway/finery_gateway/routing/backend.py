@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -79,6 +79,12 @@ class Backend:
         call = self._inference.Generate(request, metadata=metadata, timeout=timeout)
         self._running.add(call)
         return call
+
+    def tokenize(
+        self, request: inference_pb2.TokenizeRequest, metadata: Metadata, timeout: float
+    ) -> Awaitable[inference_pb2.TokenizeResponse]:
+        """The tokens of a prompt. ``timeout`` is in seconds."""
+        return self._inference.Tokenize(request, metadata=metadata, timeout=timeout)
 
     def release(self, call: GenerateCall) -> None:
         """Forget a generation, cancelling what is left of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from typing import Protocol
 
 import grpc
 
@@ -30,6 +31,30 @@ MOVABLE = frozenset(
 
 class ClientGoneError(Exception):
     """The client has left: nobody waits for the answer."""
+
+
+class Answering(Protocol):
+    """What answers a client's request: one generation, or several."""
+
+    @property
+    def backend(self) -> str:
+        """Address of the backend that answers, or answered last."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What the answering backend serves, once it was chosen."""
+
+    def may_move(self, failure: FineryError) -> bool:
+        """Whether another backend could do better; ``events`` then starts anew there."""
+
+    def cancel(self) -> None:
+        """The client has left: end the call at once; ``events`` raises ClientGoneError."""
+
+    def close(self) -> None:
+        """Give back what is held; harmless when it is over."""
+
+    def events(self) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        """The chunks, and at last the complete message. Raises FineryError and ClientGoneError."""
 
 
 class Generation:

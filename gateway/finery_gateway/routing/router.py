@@ -12,11 +12,15 @@ import grpc
 
 from finery.inference.v1 import inference_pb2
 from finery_gateway.routing.backend import Backend
-from finery_gateway.routing.generation import Generation
+from finery_gateway.routing.generation import MOVABLE, Generation
 from finery_gateway.routing.names import Addresses
 from finery_gateway.routing.table import RoutingTable
 from finery_gateway.routing.watcher import Watcher, WatchTimes
+from finery_shared.errors import FineryError
 from finery_shared.log import Logger
+from finery_shared.rpc import from_rpc_error
+
+_TOKENIZE_SECONDS = 30.0
 
 OpenChannel = Callable[[str], grpc.aio.Channel]
 
@@ -69,6 +73,20 @@ class Router:
     def generate(self, request: inference_pb2.GenerateRequest, request_id: str) -> Generation:
         """A generation, not begun yet."""
         return Generation(self.table, request, request_id, self._times.request)
+
+    async def tokenize(self, request: inference_pb2.TokenizeRequest, request_id: str) -> inference_pb2.TokenizeResponse:
+        """The tokens of a prompt, from the first backend that can tell. Raises FineryError."""
+        tried: list[Backend] = []
+        failure: FineryError | None = None
+        while backend := self.table.choose(request.model, tried):
+            tried.append(backend)
+            try:
+                return await backend.tokenize(request, (("x-request-id", request_id),), _TOKENIZE_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc_error(error, f"The inference service at {backend.address}")
+                if failure.reason not in MOVABLE:
+                    raise failure from error
+        raise failure or self.table.refusal(request.model)
 
     async def _look_up_forever(self) -> None:
         while True:

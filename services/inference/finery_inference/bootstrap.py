@@ -32,7 +32,7 @@ def build(settings: Settings) -> InferenceProcess:
     sources = SourceResolver(Home(settings.home).models, hubs_from(os.environ), settings.check_path)
     store = DeploymentStore(open_sqlite(settings.state / "deployments.db"))
     manager = DeploymentManager(store, sources, {"vllm": engine_factory(settings)}, RestartPolicy(), log)
-    generator = Generator(manager.model)
+    generator = Generator(manager.model, settings.max_requests)
     server = RpcServer(
         settings.listen,
         [

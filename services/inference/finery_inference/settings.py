@@ -25,6 +25,9 @@ class Settings(ServiceSettings):
     engine: Literal["vllm", "fake"] = "vllm"
     """What answers; "fake" needs no model, for tests and load tests."""
 
+    max_requests: Annotated[int, Field(ge=1)] = 2048
+    """Requests of one model, running and waiting, at a time; more are refused, so that none waits for ever."""
+
     cpu_kv_cache_mib: Annotated[int, Field(ge=0)] = 0
     """Key-value cache of an engine on a machine without a GPU, in MiB; 0 is four requests of full length."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from finery_client.arguments.types import Maybe, Switch, Text
+from finery_client.arguments.types import Maybe, Switch, Text, Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,9 @@ class ServingArguments:
 
     tensor_parallel_size: Maybe[int] = None
     """GPUs to split the model over (default: 1)."""
+
+    engine_args: Words = ()
+    """Further arguments of the engine as NAME=VALUE, for instance max_num_seqs=64 enable_prefix_caching=false."""
 
 
 @dataclass(frozen=True, kw_only=True)

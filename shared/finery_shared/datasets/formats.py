@@ -160,12 +160,12 @@ def _turn(item: object, role_keys: Sequence[str], text_keys: Sequence[str]) -> T
 
 
 def _content(content: object, role: str, *, optional: bool) -> str:
-    """A message's text; OpenAI's list of text parts is joined."""
+    """A message's text; OpenAI's text parts stand on lines of their own, as they do where a model is served."""
     if isinstance(content, Sequence) and not isinstance(content, str):
         texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
         if not all(isinstance(text, str) for text in texts):
             raise RowProblem(f"a {role} message has parts that are not text")
-        return "".join(map(str, texts))
+        return "\n".join(map(str, texts))
     if content is None and optional:
         return ""
     if not isinstance(content, str):

@@ -83,9 +83,33 @@ def test_export_and_deploy():
     assert (deploy.ckpt_dir, deploy.max_model_len, deploy.infer_backend) == ("/somewhere/c", 4096, "vllm")
 
 
+def test_everything_about_the_engine_arrives():
+    arguments = DeployArguments(
+        ckpt_dir="c",
+        infer_backend="transformers",
+        served_model_name="mine",
+        max_model_len=512,
+        dtype="float16",
+        gpu_memory_utilization=0.5,
+        tensor_parallel_size=2,
+        engine_args=("max_num_seqs=64", "enable-prefix-caching=false", "kv_cache_dtype=fp8", "quantization=null"),
+    )
+    spec = deployment_spec(arguments, here())
+    assert (spec.infer_backend, spec.served_model_name, spec.dtype) == ("transformers", "mine", "float16")
+    assert (spec.max_model_len, spec.gpu_memory_utilization, spec.tensor_parallel_size) == (512, 0.5, 2)
+    assert dict(spec.engine_args) == {
+        "max_num_seqs": "64",
+        "enable_prefix_caching": "false",
+        "kv_cache_dtype": '"fp8"',
+        "quantization": "null",
+    }
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: deployment_spec(DeployArguments(ckpt_dir="c", engine_args=("max_num_seqs",)), here()), "NAME=VALUE"),
+        (lambda: deployment_spec(DeployArguments(ckpt_dir="c", engine_args=("a=1", "a=2")), here()), "given twice"),
         (lambda: training_spec(SftArguments(dataset=("a",)), here()), "--model_type"),
         (lambda: training_spec(SftArguments(model_type="m"), here()), "--dataset"),
         (lambda: training_spec(sft(model_name=("a", "b", "c")), here()), "quote"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from finery_gateway.openai import convert, unserved
 from finery_gateway.openai.errors import ApiError
-from finery_gateway.openai.schemas import ChatCompletionRequest
+from finery_gateway.openai.schemas import ChatCompletionRequest, CompletionRequest
 from finery_gateway.openai.validation import check
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
@@ -38,3 +38,21 @@ def test_any_body(body: dict[str, Any]) -> None:
     else:
         request = convert.to_generate(wish)
         assert [m.content for m in request.chat.messages] == [m.text for m in wish.messages]
+
+
+PROMPTS = st.text() | st.lists(st.text() | st.integers(-1, 2**33) | st.lists(st.integers(-1, 2**33)), max_size=4) | JSON
+
+
+@settings(max_examples=400, deadline=None)
+@given(PROMPTS, st.dictionaries(st.sampled_from(sorted(CompletionRequest.model_fields)) | st.text(), JSON, max_size=2))
+def test_any_prompt(prompt: Any, more: dict[str, Any]) -> None:
+    try:
+        wish = check(CompletionRequest, {"model": "m"} | more | {"prompt": prompt}, unserved.COMPLETIONS)
+    except ApiError as error:
+        assert error.status == 400
+        assert orjson.loads(error.body())["error"]["message"]
+    else:
+        requests = convert.to_generates(wish)
+        asked = [list(r.token_ids.token_ids) if r.HasField("token_ids") else r.text.text for r in requests]
+        several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        assert asked == (prompt if several else [prompt])

@@ -23,6 +23,7 @@ def test_several_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("FINERY_INFERENCE", ","),
         ("FINERY_INFERENCE", "localhost"),
+        ("FINERY_GATEWAY_CORS_ORIGINS", "https://app.example.org/path"),
         ("FINERY_GATEWAY_LISTEN", "8000"),
         ("FINERY_GATEWAY_LISTEN", "0.0.0.0:8000"),
         ("FINERY_GATEWAY_LISTEN", "[::]:8000"),

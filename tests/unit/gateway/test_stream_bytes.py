@@ -118,7 +118,7 @@ async def test_the_first_token_is_not_held_back(http: httpx.AsyncClient, fake: F
 
 @given(st.text())
 def test_any_text_survives_and_breaks_no_line(text: str) -> None:
-    frame = sse.ChatFrames("id", 1, "m", None, False).delta(3, text).decode()
+    frame = sse.ChatFrames({"id": "id"}, False).delta(3, text).decode()
     assert frame[:-2].splitlines() == [frame[:-2]]
     choice = json.loads(frame[6:])["choices"][0]
     assert (choice["index"], choice["delta"]["content"]) == (3, text)

@@ -73,6 +73,7 @@ class Harness:
         policy: RestartPolicy | None = None,
         store: Callable[[Engine], DeploymentStore] = DeploymentStore,
         hubs: Sequence[ModelHub] = (),
+        most: int = 2048,
     ) -> None:
         self.home = home
         self.factory = FakeEngineFactory(pace or FakePace(tokens_per_second=2000))
@@ -82,7 +83,7 @@ class Harness:
         sources = SourceResolver(home / "models", hubs, settings.check_path)
         policy = policy or RestartPolicy(first=0.05, attempts=3)
         manager = DeploymentManager(self.store, sources, {"vllm": self.factory}, policy, log)
-        self.generator = Generator(manager.model)
+        self.generator = Generator(manager.model, most)
         add_deployments = deployments_pb2_grpc.add_DeploymentServiceServicer_to_server
         add_inference = inference_pb2_grpc.add_InferenceServiceServicer_to_server
         servicers = [

@@ -151,6 +151,25 @@ async def test_a_cancelled_call_aborts_the_request(tmp_path: Path, first_token_s
     await harness.stop()
 
 
+async def test_more_requests_than_a_model_takes_are_told_to_come_again(tmp_path: Path) -> None:
+    harness = Harness(tmp_path, FakePace(tokens_per_second=20, answer_tokens=1000), most=2)
+    await harness.start()
+    for name in ("m", "other"):
+        await harness.deploy(write_model(tmp_path / f"{name}-chat"), name)
+    streams = [harness.generate(model="m") for _ in range(2)]
+    for stream in streams:
+        assert (await stream.read()).HasField("chunk")
+    refused = await refusal(harness.generate(model="m"))
+    assert refused.reason is Reason.QUEUE_FULL
+    assert "FINERY_INFERENCE_MAX_REQUESTS" in refused.message
+    assert (await harness.answer(model="other", max_tokens=1))[1].usage.completion_tokens == 1
+    streams[0].cancel()
+    await eventually(lambda: harness.generator.running == 1)
+    assert (await harness.answer(model="m", max_tokens=1))[1].usage.completion_tokens == 1
+    streams[1].cancel()
+    await harness.stop()
+
+
 async def test_a_thousand_streams(tmp_path: Path) -> None:
     harness = Harness(tmp_path, FakePace(tokens_per_delta=4))
     await harness.start()

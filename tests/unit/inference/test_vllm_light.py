@@ -14,7 +14,9 @@ import pytest
 from pydantic import JsonValue
 
 from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.vllm.arguments import engine_arguments
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
+from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.kv_cache import bytes_per_token, kv_cache_bytes
 from finery_inference.engines.vllm.last_words import LAST_WORDS, LastWords, LastWordsHandler
@@ -24,6 +26,29 @@ from finery_shared.errors import FineryError
 SMOLLM2 = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
 QWEN_7B = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096, "torch_dtype": "float16"}
 GIB = 2**30
+
+
+def test_everything_chosen_reaches_vllm(tmp_path: Path) -> None:
+    config = EngineConfig(
+        tmp_path, 512, dtype="float16", gpu_memory_utilization=0.5, tensor_parallel_size=2, extra={"max_num_seqs": 64}
+    )
+    given = engine_arguments(config, Hardware(cpu=False))
+    assert given["model"] == given["tokenizer"] == str(tmp_path)
+    assert (given["max_model_len"], given["dtype"], given["gpu_memory_utilization"]) == (512, "float16", 0.5)
+    assert (given["tensor_parallel_size"], given["max_num_seqs"]) == (2, 64)
+    assert given["trust_remote_code"] is False
+    assert given["load_format"] == "safetensors"
+    assert "quantization" not in given  # vLLM reads it from the model
+    assert engine_arguments(EngineConfig(tmp_path), Hardware(cpu=False))["max_model_len"] == -1
+    on_cpu = engine_arguments(EngineConfig(tmp_path), Hardware(cpu=True, kv_cache_bytes=GIB))
+    assert (on_cpu["kv_cache_memory_bytes"], on_cpu["distributed_executor_backend"]) == (GIB, "uni")
+
+
+def test_the_factory_refuses_what_is_not_for_tuning(tmp_path: Path) -> None:
+    factory = VllmFactory(Hardware(cpu=True), tmp_path / "scratch")
+    factory.check({"max_num_seqs": 4})
+    with pytest.raises(FineryError, match="worker_cls can't be set"):
+        factory.check({"worker_cls": "os.system"})
 
 
 def test_bytes_of_a_token() -> None:

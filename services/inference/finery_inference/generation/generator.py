@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
@@ -15,16 +16,17 @@ from finery_shared.errors import FineryError, Reason
 
 
 class Generator:
-    """Generates with the models that ``find`` knows by id."""
+    """Generates with the models that ``find`` knows by id, each at most for ``most`` requests at a time."""
 
-    def __init__(self, find: Callable[[str], LoadedModel]) -> None:
+    def __init__(self, find: Callable[[str], LoadedModel], most: int = 2048) -> None:
         self._find = find
-        self._running = 0
+        self._most = most
+        self._running: Counter[str] = Counter()
 
     @property
     def running(self) -> int:
         """Requests that have begun and not ended."""
-        return self._running
+        return self._running.total()
 
     async def tokenize(self, model_id: str, prompt: PromptInput) -> tuple[Sequence[int], int]:
         """The prompt's token ids, and the longest prompt and answer together in tokens."""
@@ -34,11 +36,11 @@ class Generator:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk | Complete, None]:
         """Chunks, then one Complete. Closing the generator aborts the engine's request.
 
-        Raises what ``find`` raises, INVALID_ARGUMENT, CONTEXT_LENGTH_EXCEEDED, UNSUPPORTED and ENGINE_DEAD.
+        Raises what ``find`` raises, INVALID_ARGUMENT, CONTEXT_LENGTH_EXCEEDED, UNSUPPORTED, QUEUE_FULL and ENGINE_DEAD.
         """
         model = self._find(request.model)
         sampling.check(request.sampling)
-        self._running += 1
+        self._admit(request.model)
         try:
             prompt = await token_ids(model, request.prompt)
             max_tokens = check_length(model, len(prompt), request.sampling.max_tokens)
@@ -55,7 +57,16 @@ class Generator:
                         yield Chunk(delta.index, delta.text, delta.token_ids, answers.tokens[delta.index])
             yield answers.complete(len(prompt))
         finally:
-            self._running -= 1
+            self._running[request.model] -= 1
+
+    def _admit(self, model: str) -> None:
+        if self._running[model] >= self._most:
+            message = (
+                f"{model} has {self._most} requests under way, as many as it takes (FINERY_INFERENCE_MAX_REQUESTS). "
+                "Try again in a moment."
+            )
+            raise FineryError(Reason.QUEUE_FULL, message, model=model)
+        self._running[model] += 1
 
 
 class _Answers:

@@ -72,7 +72,11 @@ CALLING: list[dict[str, Any]] = [
         ],
     },
     {"role": "tool", "tool_call_id": "1", "name": "weather", "content": "Sunny"},
-    {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "no"}, {"type": "text", "text": "on"}]},
+    {
+        "role": "tool",
+        "tool_call_id": "2",
+        "content": [{"type": "text", "text": "Noon"}, {"type": "text", "text": "UTC"}],
+    },
     {"role": "assistant", "content": "Sunny at noon."},
 ]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "default": None}}}
@@ -91,7 +95,7 @@ def test_openai_tool_messages() -> None:
             ],
         },
         CALLING[2],
-        {"role": "tool", "content": "noon", "tool_call_id": "2"},
+        {"role": "tool", "content": "Noon\nUTC", "tool_call_id": "2"},  # as serving joins them
         CALLING[4],
     ]
     assert row.tools == (

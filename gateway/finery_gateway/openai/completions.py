@@ -1,0 +1,45 @@
+"""``POST /v1/completions``: text that goes on from a prompt, without a chat template."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from finery_gateway.openai import convert, unserved
+from finery_gateway.openai.head import Head
+from finery_gateway.openai.schemas import CompletionRequest
+from finery_gateway.openai.sse import TextFrames
+from finery_gateway.openai.stream import EventStream
+from finery_gateway.openai.validation import check, read_body
+from finery_gateway.openai.whole import whole_answer
+from finery_gateway.request_log import record_of
+from finery_gateway.routing.generation import Answering
+from finery_gateway.routing.router import Router
+from finery_gateway.routing.several import Several
+
+
+def completion_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> APIRouter:
+    """The route, answered by a router's backends."""
+    routes = APIRouter()
+
+    @routes.post("/v1/completions", response_model=None)
+    async def create_completion(request: Request) -> Response:
+        """Go on from one or several prompts, whole or as a stream of server-sent events."""
+        record = record_of(request)
+        wish = check(CompletionRequest, await read_body(request, body_bytes), unserved.COMPLETIONS)
+        record.note(model=wish.model, stream=bool(wish.stream))
+        generations = [router.generate(each, record.request_id) for each in convert.to_generates(wish)]
+        generation: Answering = generations[0] if len(generations) == 1 else Several(generations, wish.n or 1)
+        head, usage = Head("cmpl", wish.model), wish.include_usage
+        if wish.stream:
+            return EventStream(
+                generation,
+                lambda fingerprint: TextFrames(head.fields(fingerprint), usage),
+                record,
+                keepalive_seconds,
+                include_usage=usage,
+            )
+        return await whole_answer(request, generation, lambda answer, seen: answer.completion(head, seen))
+
+    return routes
