@@ -7,12 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from finery_gateway.openai import convert, unserved
-from finery_gateway.openai.head import Head
+from finery_gateway.openai.respond import TEXT, respond
 from finery_gateway.openai.schemas import CompletionRequest
-from finery_gateway.openai.sse import TextFrames
-from finery_gateway.openai.stream import EventStream
 from finery_gateway.openai.validation import check, read_body
-from finery_gateway.openai.whole import whole_answer
 from finery_gateway.request_log import record_of
 from finery_gateway.routing.generation import Answering
 from finery_gateway.routing.router import Router
@@ -31,15 +28,6 @@ def completion_routes(router: Router, body_bytes: int, keepalive_seconds: float)
         record.note(model=wish.model, stream=bool(wish.stream))
         generations = [router.generate(each, record.request_id) for each in convert.to_generates(wish)]
         generation: Answering = generations[0] if len(generations) == 1 else Several(generations, wish.n or 1)
-        head, usage = Head("cmpl", wish.model), wish.include_usage
-        if wish.stream:
-            return EventStream(
-                generation,
-                lambda fingerprint: TextFrames(head.fields(fingerprint), usage),
-                record,
-                keepalive_seconds,
-                include_usage=usage,
-            )
-        return await whole_answer(request, generation, lambda answer, seen: answer.completion(head, seen))
+        return await respond(request, generation, wish, TEXT, keepalive_seconds)
 
     return routes

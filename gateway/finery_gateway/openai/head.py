@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Head:
-    """Id, time and model of one completion; ``prefix`` tells the kinds of ids apart."""
+    """Id, time (seconds since the epoch) and model of one completion."""
 
-    prefix: str
+    completion_id: str
+    created: int
     model: str
-    completion_id: str = field(init=False)
-    created: int = field(init=False, default_factory=lambda: int(time.time()))
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "completion_id", f"{self.prefix}-{uuid.uuid4().hex}")
 
     def fields(self, fingerprint: str | None) -> dict[str, object]:
         """As they stand in JSON."""

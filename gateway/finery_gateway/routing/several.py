@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from finery.inference.v1 import inference_pb2 as pb
-from finery_gateway.routing.generation import ClientGoneError, Generation
+from finery_gateway.routing.generation import Generation
 from finery_shared.errors import FineryError
 
 _AHEAD = 64
@@ -47,7 +47,7 @@ class Several:
 
     async def events(self) -> AsyncGenerator[pb.GenerateResponse, None]:
         """The chunks of all as they come, and one complete message when the last has ended."""
-        coming: asyncio.Queue[pb.GenerateResponse | FineryError | ClientGoneError] = asyncio.Queue(_AHEAD)
+        coming: asyncio.Queue[pb.GenerateResponse | Exception] = asyncio.Queue(_AHEAD)
         completes: list[pb.GenerateComplete | None] = [None] * len(self._generations)
 
         async def relay(at: int, generation: Generation) -> None:
@@ -56,11 +56,10 @@ class Several:
                     async for event in events:
                         if event.HasField("chunk"):
                             event.chunk.index += at * self._n
-                            await coming.put(event)
                         else:
                             completes[at] = event.complete
-                            await coming.put(event)
-            except (FineryError, ClientGoneError) as failure:
+                        await coming.put(event)
+            except Exception as failure:  # whatever it is, it is raised where the events are read
                 await coming.put(failure)
 
         tasks = [asyncio.create_task(relay(at, generation)) for at, generation in enumerate(self._generations)]

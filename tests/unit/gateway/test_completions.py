@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
 from openai import APIError, AsyncOpenAI, BadRequestError
 
 from finery.inference.v1 import inference_pb2 as pb
+from finery_gateway.routing.several import Several
 from finery_shared.errors import FineryError, Reason
 from tests.fakes.inference_service import FakeInference, Script
 from tests.unit.gateway.waiting import until
@@ -145,3 +147,15 @@ async def test_a_client_that_leaves_cancels_all(client: AsyncOpenAI, fake: FakeI
     await until(lambda: fake.running == 3)
     asking.cancel()
     await until(lambda: fake.cancelled == 3)
+
+
+async def test_a_bug_in_one_of_several_is_raised_where_they_are_read() -> None:
+    class Broken:
+        async def events(self) -> AsyncGenerator[pb.GenerateResponse, None]:
+            yield pb.GenerateResponse(chunk=pb.GenerateChunk(text="a"))
+            raise ZeroDivisionError
+
+    several = Several([Broken(), Broken()], 1)  # type: ignore[list-item]
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(10):
+            [event async for event in several.events()]
