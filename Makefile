@@ -50,8 +50,9 @@ test-quantizer: env-quantizer model ## run the quantizer's tests
 test-inference: env-inference model ## run the inference service's tests
 	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
 
+# The first fixture of these is a whole demo.
 test-e2e: env model ## run the end-to-end tests on real weights
-	$(CORE)/$(PYTEST) --timeout 1800 tests/e2e  # its first fixture is a whole demo
+	$(CORE)/$(PYTEST) --timeout 1800 tests/e2e
 
 lint: env-core ## check style and the direction of imports
 	$(CORE)/ruff check .

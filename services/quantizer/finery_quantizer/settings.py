@@ -22,7 +22,7 @@ class QuantizerSettings(ServiceSettings):
     max_running_jobs: Annotated[int, Field(ge=0, le=64)] = 1
     """Jobs that run at a time. 0: none is begun, and those under way are left alone; a service to look at jobs with."""
 
-    cpu_calibration_tokens: Annotated[int, Field(ge=512)] = 2048
+    cpu_calibration_tokens: Annotated[int, Field(ge=512)] = 1024
     """Most calibration tokens that are used without an accelerator: they decide how long a job takes there."""
 
     min_calibration_tokens: Annotated[int, Field(ge=1)] = 512

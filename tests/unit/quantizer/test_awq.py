@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -183,6 +184,16 @@ def test_what_cannot_fit_is_refused_with_an_estimate(tmp_path: Path, monkeypatch
 
 def test_free_memory_is_what_the_machine_has() -> None:
     assert 2**24 < memory.free_bytes(CPU) < 2**50
+
+
+def test_cached_files_do_not_count_against_a_groups_limit(tmp_path: Path) -> None:
+    assert memory._left_to_group(tmp_path) == math.inf
+    files = {"memory.current": "900", "memory.stat": "anon 300\nactive_file 200\ninactive_file 350\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    for limit, left in (("max", math.inf), ("1000", 650)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert memory._left_to_group(tmp_path) == left
 
 
 def test_a_large_model_keeps_a_file_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """How much memory quantizing a model takes, told before it begins."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -41,16 +42,28 @@ def device_bytes(model: StreamedModel, blocks: int, length: int, options: AwqOpt
     return blocks * length * model.model.config.hidden_size * size, max(searching, folding)
 
 
-def free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> float:
     """Memory that this process may still take on `device`: of the host, within the limit of its control group."""
     if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
+        free: float = torch.cuda.mem_get_info(device)[0]
         return free
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    group = Path("/sys/fs/cgroup")
+    return min(available, _left_to_group(Path("/sys/fs/cgroup")))
+
+
+def _left_to_group(group: Path) -> float:
+    """Bytes until the limit of a control group (cgroup v2), infinite without one.
+
+    Cached files count as used there, and are given up when memory is needed: mapped weights fill it at once.
+    """
     try:
-        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        limit, used, stat = (
+            (group / f"memory.{name}").read_text(encoding="ascii").strip() for name in ("max", "current", "stat")
+        )
     except OSError:
-        return available
-    return available if limit == "max" else min(available, int(limit) - int(used))
+        return math.inf
+    if limit == "max":
+        return math.inf
+    counts = dict(line.split() for line in stat.splitlines())
+    return int(limit) - int(used) + int(counts["active_file"]) + int(counts["inactive_file"])

@@ -39,7 +39,7 @@ class LayerSearch:
 
         def see(name: str, feature: Tensor) -> None:
             self._statistics[name].add(feature)
-            if name not in self._first:
+            if name in self._leaders and name not in self._first:
                 self._first[name] = feature[:blocks, :length].clone()
 
         with watching(watched, see):
@@ -57,26 +57,26 @@ class LayerSearch:
             kwargs = coarse.kwargs if group.kwargs else {}
             errors = self._errors(group, self._first[group.linears[0]], kwargs, self._rounded(group, scales))
             ranked.append(best(errors, finalists if few else 1))
+        # With few tokens in all, the ranking has seen every one of them and there is nothing left to decide.
         runners = {
             group.linears[0]: (group, list(self._rounded(group, [scales[i] for i in order])))
             for group, scales, order in zip(self._groups, candidates, ranked, strict=True)
+            if few
         }
-        totals: dict[str, Tensor | float] = dict.fromkeys(runners, 0.0)
-
-        watched = {name: self._linears[name] for name in runners} if few else {}
+        totals: dict[str, Tensor] = {}
         for part in chunks:
             features: dict[str, Tensor] = {}
-            with watching(watched, features.__setitem__):
+            with watching({name: self._linears[name] for name in runners}, features.__setitem__):
                 part.copy_(call(self._layer, part, inputs.kwargs))
             for name, feature in features.items():
                 group, changed = runners[name]
-                totals[name] += self._errors(group, feature, group.kwargs, changed)
-        chosen = []
-        for group, scales, order in zip(self._groups, candidates, ranked, strict=True):
-            total = totals[group.linears[0]]
-            winner = best(total, 1)[0] if isinstance(total, Tensor) else 0
-            chosen.append(scales[order[winner]])
-        return chosen
+                errors = self._errors(group, feature, group.kwargs, changed)
+                totals[name] = totals[name] + errors if name in totals else errors
+        winners = {name: best(total, 1)[0] for name, total in totals.items()}
+        return [
+            scales[order[winners.get(group.linears[0], 0)]]
+            for group, scales, order in zip(self._groups, candidates, ranked, strict=True)
+        ]
 
     def sample(self, linear: str) -> Tensor:
         """A sample of the inputs of a linear, fp32 [about 512, in]."""
