@@ -140,7 +140,7 @@ def test_plain_completions_go_on_from_a_text_and_its_tokens(stack: Stack) -> Non
         prompt = "The capital of France is"
         root = stack.base_url.removesuffix("/v1")
         tokens = httpx.post(f"{root}/tokenize", json={"model": MODEL, "prompt": prompt}, timeout=60).json()["tokens"]
-        greedy = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+        greedy = {"model": MODEL, "max_tokens": 8, "temperature": 0, "extra_body": {"ignore_eos": True}}
         whole = client.completions.create(prompt=prompt, **greedy)
         assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (len(tokens), 8)
         stream = client.completions.create(prompt=prompt, stream=True, **greedy)
