@@ -90,6 +90,7 @@ class Deployment(message.Message):
     MAX_MODEL_LEN_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     MODEL_TYPE_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Resource name, "deployments/{id}"."""
     model_id: builtins.str
@@ -112,6 +113,10 @@ class Deployment(message.Message):
     def create_time(self) -> timestamp_pb2.Timestamp:
         """When it was created."""
 
+    @builtins.property
+    def adapters(self) -> containers.RepeatedCompositeFieldContainer[Adapter]:
+        """Its adapters, oldest first."""
+
     def __init__(
         self,
         *,
@@ -123,10 +128,81 @@ class Deployment(message.Message):
         max_model_len: builtins.int = ...,
         create_time: timestamp_pb2.Timestamp | None = ...,
         model_type: builtins.str = ...,
+        adapters: abc.Iterable[Adapter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "error", b"error", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "error", b"error", "max_model_len", b"max_model_len", "model_id", b"model_id", "model_type", b"model_type", "name", b"name", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "create_time", b"create_time", "error", b"error", "max_model_len", b"max_model_len", "model_id", b"model_id", "model_type", b"model_type", "name", b"name", "spec", b"spec", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AdapterSpec(message.Message):
+    """A LoRA adapter, to load beside the weights of a running deployment."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CKPT_DIR_FIELD_NUMBER: builtins.int
+    SERVED_MODEL_NAME_FIELD_NUMBER: builtins.int
+    ckpt_dir: builtins.str
+    """Absolute path of an adapter: an artifact with a manifest, or a PEFT directory."""
+    served_model_name: builtins.str
+    """The id under which clients ask for it. Default: "{deployment's model id}:{directory's name}"."""
+    def __init__(
+        self,
+        *,
+        ckpt_dir: builtins.str = ...,
+        served_model_name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ckpt_dir", b"ckpt_dir", "served_model_name", b"served_model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Adapter(message.Message):
+    """An adapter that a deployment serves, or is to serve."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SPEC_FIELD_NUMBER: builtins.int
+    MODEL_ID_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Resource name, "deployments/{id}/adapters/{id}"."""
+    model_id: builtins.str
+    """The id under which clients ask for it."""
+    state: DeploymentState.ValueType
+    """Where it is in its life. It is READY only while its deployment is."""
+    @builtins.property
+    def spec(self) -> AdapterSpec:
+        """What was asked for."""
+
+    @builtins.property
+    def error(self) -> DeploymentError:
+        """Set in state FAILED alone."""
+
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        spec: AdapterSpec | None = ...,
+        model_id: builtins.str = ...,
+        state: DeploymentState.ValueType = ...,
+        error: DeploymentError | None = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "error", b"error", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "error", b"error", "model_id", b"model_id", "name", b"name", "spec", b"spec", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,12 +241,15 @@ class DeploymentSpec(message.Message):
     GPU_MEMORY_UTILIZATION_FIELD_NUMBER: builtins.int
     TENSOR_PARALLEL_SIZE_FIELD_NUMBER: builtins.int
     ENGINE_ARGS_FIELD_NUMBER: builtins.int
+    ENABLE_LORA_FIELD_NUMBER: builtins.int
+    MAX_LORAS_FIELD_NUMBER: builtins.int
+    MAX_LORA_RANK_FIELD_NUMBER: builtins.int
     ckpt_dir: builtins.str
     """Absolute path of an artifact (a model or quantized model with a manifest). Empty to serve `model` itself."""
     served_model_name: builtins.str
     """The id under which clients ask for it. Default: the model type."""
     infer_backend: builtins.str
-    """The engine: "vllm". Default "vllm"."""
+    """The engine: "vllm" or "transformers" (also called "pt"). Default "vllm"."""
     max_model_len: builtins.int
     """Longest prompt and answer together, in tokens. Default: the model's own, as far as memory allows."""
     dtype: builtins.str
@@ -179,6 +258,12 @@ class DeploymentSpec(message.Message):
     """Share of the GPU's memory to use, more than 0 and at most 1."""
     tensor_parallel_size: builtins.int
     """GPUs to split the model over. Default 1."""
+    enable_lora: builtins.bool
+    """Allow adapters, which takes memory and some speed. Default false."""
+    max_loras: builtins.int
+    """Adapters that requests of one batch may use. Default 4."""
+    max_lora_rank: builtins.int
+    """Highest rank of an adapter. Default 64."""
     @builtins.property
     def model(self) -> artifacts_pb2.ModelSource:
         """The model to serve when ckpt_dir is empty."""
@@ -199,19 +284,34 @@ class DeploymentSpec(message.Message):
         gpu_memory_utilization: builtins.float | None = ...,
         tensor_parallel_size: builtins.int | None = ...,
         engine_args: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        enable_lora: builtins.bool | None = ...,
+        max_loras: builtins.int | None = ...,
+        max_lora_rank: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_gpu_memory_utilization", b"_gpu_memory_utilization", "_max_model_len", b"_max_model_len", "_tensor_parallel_size", b"_tensor_parallel_size", "gpu_memory_utilization", b"gpu_memory_utilization", "max_model_len", b"max_model_len", "model", b"model", "tensor_parallel_size", b"tensor_parallel_size"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_enable_lora", b"_enable_lora", "_gpu_memory_utilization", b"_gpu_memory_utilization", "_max_lora_rank", b"_max_lora_rank", "_max_loras", b"_max_loras", "_max_model_len", b"_max_model_len", "_tensor_parallel_size", b"_tensor_parallel_size", "enable_lora", b"enable_lora", "gpu_memory_utilization", b"gpu_memory_utilization", "max_lora_rank", b"max_lora_rank", "max_loras", b"max_loras", "max_model_len", b"max_model_len", "model", b"model", "tensor_parallel_size", b"tensor_parallel_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_gpu_memory_utilization", b"_gpu_memory_utilization", "_max_model_len", b"_max_model_len", "_tensor_parallel_size", b"_tensor_parallel_size", "ckpt_dir", b"ckpt_dir", "dtype", b"dtype", "engine_args", b"engine_args", "gpu_memory_utilization", b"gpu_memory_utilization", "infer_backend", b"infer_backend", "max_model_len", b"max_model_len", "model", b"model", "served_model_name", b"served_model_name", "tensor_parallel_size", b"tensor_parallel_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_enable_lora", b"_enable_lora", "_gpu_memory_utilization", b"_gpu_memory_utilization", "_max_lora_rank", b"_max_lora_rank", "_max_loras", b"_max_loras", "_max_model_len", b"_max_model_len", "_tensor_parallel_size", b"_tensor_parallel_size", "ckpt_dir", b"ckpt_dir", "dtype", b"dtype", "enable_lora", b"enable_lora", "engine_args", b"engine_args", "gpu_memory_utilization", b"gpu_memory_utilization", "infer_backend", b"infer_backend", "max_lora_rank", b"max_lora_rank", "max_loras", b"max_loras", "max_model_len", b"max_model_len", "model", b"model", "served_model_name", b"served_model_name", "tensor_parallel_size", b"tensor_parallel_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enable_lora: _TypeAlias = typing.Literal["enable_lora"]  # noqa: Y015
+    _WhichOneofArgType__enable_lora: _TypeAlias = typing.Literal["_enable_lora", b"_enable_lora"]  # noqa: Y015
     _WhichOneofReturnType__gpu_memory_utilization: _TypeAlias = typing.Literal["gpu_memory_utilization"]  # noqa: Y015
     _WhichOneofArgType__gpu_memory_utilization: _TypeAlias = typing.Literal["_gpu_memory_utilization", b"_gpu_memory_utilization"]  # noqa: Y015
+    _WhichOneofReturnType__max_lora_rank: _TypeAlias = typing.Literal["max_lora_rank"]  # noqa: Y015
+    _WhichOneofArgType__max_lora_rank: _TypeAlias = typing.Literal["_max_lora_rank", b"_max_lora_rank"]  # noqa: Y015
+    _WhichOneofReturnType__max_loras: _TypeAlias = typing.Literal["max_loras"]  # noqa: Y015
+    _WhichOneofArgType__max_loras: _TypeAlias = typing.Literal["_max_loras", b"_max_loras"]  # noqa: Y015
     _WhichOneofReturnType__max_model_len: _TypeAlias = typing.Literal["max_model_len"]  # noqa: Y015
     _WhichOneofArgType__max_model_len: _TypeAlias = typing.Literal["_max_model_len", b"_max_model_len"]  # noqa: Y015
     _WhichOneofReturnType__tensor_parallel_size: _TypeAlias = typing.Literal["tensor_parallel_size"]  # noqa: Y015
     _WhichOneofArgType__tensor_parallel_size: _TypeAlias = typing.Literal["_tensor_parallel_size", b"_tensor_parallel_size"]  # noqa: Y015
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_lora) -> _WhichOneofReturnType__enable_lora | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_memory_utilization) -> _WhichOneofReturnType__gpu_memory_utilization | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_lora_rank) -> _WhichOneofReturnType__max_lora_rank | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_loras) -> _WhichOneofReturnType__max_loras | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_model_len) -> _WhichOneofReturnType__max_model_len | None: ...
     @typing.overload
@@ -488,5 +588,188 @@ class GetDeploymentStatsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["generated_tokens", b"generated_tokens", "kv_cache_usage", b"kv_cache_usage", "running_requests", b"running_requests", "waiting_requests", b"waiting_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CreateAdapterRequest(message.Message):
+    """Request for CreateAdapter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    SPEC_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """Resource name of the deployment."""
+    request_id: builtins.str
+    """As that of CreateDeploymentRequest."""
+    @builtins.property
+    def spec(self) -> AdapterSpec:
+        """What to load."""
+
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        spec: AdapterSpec | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["parent", b"parent", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CreateAdapterResponse(message.Message):
+    """Response of CreateAdapter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def adapter(self) -> Adapter:
+        """The stored adapter."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Adapter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetAdapterRequest(message.Message):
+    """Request for GetAdapter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Resource name of the adapter."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetAdapterResponse(message.Message):
+    """Response of GetAdapter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def adapter(self) -> Adapter:
+        """The adapter as it is now."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Adapter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListAdaptersRequest(message.Message):
+    """Request for ListAdapters."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """Resource name of the deployment."""
+    page_size: builtins.int
+    """Most adapters to return, at most 1000. 0 means 50."""
+    page_token: builtins.str
+    """The next_page_token of the page before. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListAdaptersResponse(message.Message):
+    """Response of ListAdapters."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ADAPTERS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Token of the next page; empty when there is none."""
+    @builtins.property
+    def adapters(self) -> containers.RepeatedCompositeFieldContainer[Adapter]:
+        """One page of adapters, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        adapters: abc.Iterable[Adapter] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapters", b"adapters", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteAdapterRequest(message.Message):
+    """Request for DeleteAdapter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Resource name of the adapter."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteAdapterResponse(message.Message):
+    """Response of DeleteAdapter."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -60,6 +60,26 @@ class DeploymentServiceStub:
                 request_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.WatchDeploymentsRequest.SerializeToString,
                 response_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.WatchDeploymentsResponse.FromString,
                 _registered_method=True)
+        self.CreateAdapter = channel.unary_unary(
+                '/finery.inference.v1.DeploymentService/CreateAdapter',
+                request_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.CreateAdapterRequest.SerializeToString,
+                response_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.CreateAdapterResponse.FromString,
+                _registered_method=True)
+        self.GetAdapter = channel.unary_unary(
+                '/finery.inference.v1.DeploymentService/GetAdapter',
+                request_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.GetAdapterRequest.SerializeToString,
+                response_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.GetAdapterResponse.FromString,
+                _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/finery.inference.v1.DeploymentService/ListAdapters',
+                request_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.ListAdaptersResponse.FromString,
+                _registered_method=True)
+        self.DeleteAdapter = channel.unary_unary(
+                '/finery.inference.v1.DeploymentService/DeleteAdapter',
+                request_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.DeleteAdapterRequest.SerializeToString,
+                response_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.DeleteAdapterResponse.FromString,
+                _registered_method=True)
         self.GetDeploymentStats = channel.unary_unary(
                 '/finery.inference.v1.DeploymentService/GetDeploymentStats',
                 request_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.GetDeploymentStatsRequest.SerializeToString,
@@ -108,6 +128,35 @@ class DeploymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateAdapter(self, request, context):
+        """CreateAdapter checks and stores a LoRA adapter and returns it LOADING; it needs no restart of its deployment, which
+        must have been made with enable_lora. A model id that is taken is ALREADY_EXISTS with reason MODEL_TAKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAdapter(self, request, context):
+        """GetAdapter returns one adapter, or NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapters(self, request, context):
+        """ListAdapters returns the adapters of a deployment, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAdapter(self, request, context):
+        """DeleteAdapter unloads an adapter and forgets it. Requests that run with it end with UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDeploymentStats(self, request, context):
         """GetDeploymentStats returns what the engine itself says of its load.
         """
@@ -142,6 +191,26 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.WatchDeployments,
                     request_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.WatchDeploymentsRequest.FromString,
                     response_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.WatchDeploymentsResponse.SerializeToString,
+            ),
+            'CreateAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAdapter,
+                    request_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.CreateAdapterRequest.FromString,
+                    response_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.CreateAdapterResponse.SerializeToString,
+            ),
+            'GetAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdapter,
+                    request_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.GetAdapterRequest.FromString,
+                    response_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.GetAdapterResponse.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.ListAdaptersResponse.SerializeToString,
+            ),
+            'DeleteAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdapter,
+                    request_deserializer=finery_dot_inference_dot_v1_dot_deployments__pb2.DeleteAdapterRequest.FromString,
+                    response_serializer=finery_dot_inference_dot_v1_dot_deployments__pb2.DeleteAdapterResponse.SerializeToString,
             ),
             'GetDeploymentStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDeploymentStats,
@@ -285,6 +354,114 @@ class DeploymentService:
             '/finery.inference.v1.DeploymentService/WatchDeployments',
             finery_dot_inference_dot_v1_dot_deployments__pb2.WatchDeploymentsRequest.SerializeToString,
             finery_dot_inference_dot_v1_dot_deployments__pb2.WatchDeploymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finery.inference.v1.DeploymentService/CreateAdapter',
+            finery_dot_inference_dot_v1_dot_deployments__pb2.CreateAdapterRequest.SerializeToString,
+            finery_dot_inference_dot_v1_dot_deployments__pb2.CreateAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finery.inference.v1.DeploymentService/GetAdapter',
+            finery_dot_inference_dot_v1_dot_deployments__pb2.GetAdapterRequest.SerializeToString,
+            finery_dot_inference_dot_v1_dot_deployments__pb2.GetAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finery.inference.v1.DeploymentService/ListAdapters',
+            finery_dot_inference_dot_v1_dot_deployments__pb2.ListAdaptersRequest.SerializeToString,
+            finery_dot_inference_dot_v1_dot_deployments__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finery.inference.v1.DeploymentService/DeleteAdapter',
+            finery_dot_inference_dot_v1_dot_deployments__pb2.DeleteAdapterRequest.SerializeToString,
+            finery_dot_inference_dot_v1_dot_deployments__pb2.DeleteAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

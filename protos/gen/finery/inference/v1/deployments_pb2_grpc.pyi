@@ -47,6 +47,16 @@ class DeploymentServiceStub:
     """WatchDeployments sends all deployments at once, and all of them again after every change and as a heartbeat, so
     that a reader needs no history: the last message is the truth.
     """
+    CreateAdapter: grpc.UnaryUnaryMultiCallable[deployments_pb2.CreateAdapterRequest, deployments_pb2.CreateAdapterResponse]
+    """CreateAdapter checks and stores a LoRA adapter and returns it LOADING; it needs no restart of its deployment, which
+    must have been made with enable_lora. A model id that is taken is ALREADY_EXISTS with reason MODEL_TAKEN.
+    """
+    GetAdapter: grpc.UnaryUnaryMultiCallable[deployments_pb2.GetAdapterRequest, deployments_pb2.GetAdapterResponse]
+    """GetAdapter returns one adapter, or NOT_FOUND."""
+    ListAdapters: grpc.UnaryUnaryMultiCallable[deployments_pb2.ListAdaptersRequest, deployments_pb2.ListAdaptersResponse]
+    """ListAdapters returns the adapters of a deployment, oldest first."""
+    DeleteAdapter: grpc.UnaryUnaryMultiCallable[deployments_pb2.DeleteAdapterRequest, deployments_pb2.DeleteAdapterResponse]
+    """DeleteAdapter unloads an adapter and forgets it. Requests that run with it end with UNAVAILABLE."""
     GetDeploymentStats: grpc.UnaryUnaryMultiCallable[deployments_pb2.GetDeploymentStatsRequest, deployments_pb2.GetDeploymentStatsResponse]
     """GetDeploymentStats returns what the engine itself says of its load."""
 
@@ -69,6 +79,16 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """WatchDeployments sends all deployments at once, and all of them again after every change and as a heartbeat, so
     that a reader needs no history: the last message is the truth.
     """
+    CreateAdapter: aio.UnaryUnaryMultiCallable[deployments_pb2.CreateAdapterRequest, deployments_pb2.CreateAdapterResponse]  # type: ignore[assignment]
+    """CreateAdapter checks and stores a LoRA adapter and returns it LOADING; it needs no restart of its deployment, which
+    must have been made with enable_lora. A model id that is taken is ALREADY_EXISTS with reason MODEL_TAKEN.
+    """
+    GetAdapter: aio.UnaryUnaryMultiCallable[deployments_pb2.GetAdapterRequest, deployments_pb2.GetAdapterResponse]  # type: ignore[assignment]
+    """GetAdapter returns one adapter, or NOT_FOUND."""
+    ListAdapters: aio.UnaryUnaryMultiCallable[deployments_pb2.ListAdaptersRequest, deployments_pb2.ListAdaptersResponse]  # type: ignore[assignment]
+    """ListAdapters returns the adapters of a deployment, oldest first."""
+    DeleteAdapter: aio.UnaryUnaryMultiCallable[deployments_pb2.DeleteAdapterRequest, deployments_pb2.DeleteAdapterResponse]  # type: ignore[assignment]
+    """DeleteAdapter unloads an adapter and forgets it. Requests that run with it end with UNAVAILABLE."""
     GetDeploymentStats: aio.UnaryUnaryMultiCallable[deployments_pb2.GetDeploymentStatsRequest, deployments_pb2.GetDeploymentStatsResponse]  # type: ignore[assignment]
     """GetDeploymentStats returns what the engine itself says of its load."""
 
@@ -118,6 +138,40 @@ class DeploymentServiceServicer(metaclass=abc_1.ABCMeta):
         """WatchDeployments sends all deployments at once, and all of them again after every change and as a heartbeat, so
         that a reader needs no history: the last message is the truth.
         """
+
+    @abc_1.abstractmethod
+    def CreateAdapter(
+        self,
+        request: deployments_pb2.CreateAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[deployments_pb2.CreateAdapterResponse, abc.Awaitable[deployments_pb2.CreateAdapterResponse]]:
+        """CreateAdapter checks and stores a LoRA adapter and returns it LOADING; it needs no restart of its deployment, which
+        must have been made with enable_lora. A model id that is taken is ALREADY_EXISTS with reason MODEL_TAKEN.
+        """
+
+    @abc_1.abstractmethod
+    def GetAdapter(
+        self,
+        request: deployments_pb2.GetAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[deployments_pb2.GetAdapterResponse, abc.Awaitable[deployments_pb2.GetAdapterResponse]]:
+        """GetAdapter returns one adapter, or NOT_FOUND."""
+
+    @abc_1.abstractmethod
+    def ListAdapters(
+        self,
+        request: deployments_pb2.ListAdaptersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[deployments_pb2.ListAdaptersResponse, abc.Awaitable[deployments_pb2.ListAdaptersResponse]]:
+        """ListAdapters returns the adapters of a deployment, oldest first."""
+
+    @abc_1.abstractmethod
+    def DeleteAdapter(
+        self,
+        request: deployments_pb2.DeleteAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[deployments_pb2.DeleteAdapterResponse, abc.Awaitable[deployments_pb2.DeleteAdapterResponse]]:
+        """DeleteAdapter unloads an adapter and forgets it. Requests that run with it end with UNAVAILABLE."""
 
     @abc_1.abstractmethod
     def GetDeploymentStats(
