@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
@@ -25,7 +25,8 @@ class FakePace:
     start_seconds: float = 0.0
     first_token_seconds: float = 0.0
     tokens_per_second: float = 0.0
-    """For each answer; 0 is as fast as can be."""
+    """For each answer, by the clock: what nobody takes in time comes in one delta, as from vLLM. 0 is as fast as can
+    be."""
     tokens_per_delta: int = 1
     answer_tokens: int = 32
     """Length of an answer that nothing else ends."""
@@ -77,12 +78,15 @@ class FakeEngine:
         self._running.add(request.request_id)
         try:
             await self._pause(self._pace.first_token_seconds)
-            streams = [_deltas(request, index, self._pace) for index in range(request.sampling.n)]
-            for deltas in zip_longest(*streams):
-                for delta in filter(None, deltas):
-                    await self._pause(self._seconds(delta))
+            answers = [_Answer(request, index, self._pace) for index in range(request.sampling.n)]
+            start = time.perf_counter()
+            sent, longest = 0, max(len(answer.tokens) for answer in answers)
+            while sent < longest:
+                due = await self._due(sent, start)
+                for delta in filter(None, [answer.delta(sent, due) for answer in answers]):
                     self._generated += len(delta.token_ids)
                     yield delta
+                sent = due
         finally:
             self._running.discard(request.request_id)
 
@@ -99,9 +103,14 @@ class FakeEngine:
         if self._dead.is_set():
             raise engine_dead()
 
-    def _seconds(self, delta: Delta) -> float:
-        rate = self._pace.tokens_per_second
-        return len(delta.token_ids) / rate if rate else 0.0
+    async def _due(self, sent: int, start: float) -> int:
+        """Tokens of an answer that are made by now, more than ``sent``; waits for them."""
+        least, rate = sent + self._pace.tokens_per_delta, self._pace.tokens_per_second
+        if not rate:
+            await self._pause(0)
+            return least
+        await self._pause(start + least / rate - time.perf_counter())
+        return max(least, int((time.perf_counter() - start) * rate))
 
     async def _pause(self, seconds: float) -> None:
         if seconds > 0 or self._hung:
@@ -144,12 +153,19 @@ class FakeEngineFactory:
         """Nothing is left behind."""
 
 
-def _deltas(request: EngineRequest, index: int, pace: FakePace) -> list[Delta]:
-    """An answer in pieces; a token is a letter, save the last ones when a stop text or a special token ended it."""
-    tokens, text, finish = _answer(request, index, pace)
-    step = pace.tokens_per_delta
-    deltas = [Delta(index, text[at : at + step], tokens[at : at + step]) for at in range(0, len(tokens), step)]
-    return [*deltas[:-1], replace(deltas[-1], finish=finish)]
+class _Answer:
+    """One answer, whole; a token is a letter, save the last ones when a stop text or a special token ended it."""
+
+    def __init__(self, request: EngineRequest, index: int, pace: FakePace) -> None:
+        self._index = index
+        self.tokens, self._text, self._finish = _answer(request, index, pace)
+
+    def delta(self, start: int, end: int) -> Delta | None:
+        """The tokens from ``start`` to ``end``; None when the answer has ended before."""
+        if start >= len(self.tokens):
+            return None
+        finish = self._finish if end >= len(self.tokens) else None
+        return Delta(self._index, self._text[start:end], self.tokens[start:end], finish)
 
 
 def _answer(request: EngineRequest, index: int, pace: FakePace) -> tuple[list[int], str, Finish]:
