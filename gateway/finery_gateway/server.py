@@ -1,4 +1,4 @@
-"""The gateway as a process: one socket, uvicorn on it, and the router behind."""
+"""One gateway process: a socket, uvicorn on it, and the router behind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import errno
 import logging
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import uvicorn
@@ -33,9 +33,11 @@ class Address:
 class GatewayProcess:
     """Starts and stops everything in order."""
 
-    def __init__(self, app: FastAPI, router: Router, address: Address, drain_seconds: float, log: Logger) -> None:
+    def __init__(
+        self, app: FastAPI, router: Router, listen: Callable[[], socket.socket], drain_seconds: float, log: Logger
+    ) -> None:
         self._router = router
-        self._address = address
+        self._listen = listen
         self._handler = _ToStructlog(log)
         self._server = _Server(
             uvicorn.Config(
@@ -56,7 +58,7 @@ class GatewayProcess:
 
     async def start(self) -> str:
         """Listen and serve; returns "host:port" with the real port. Raises PORT_IN_USE."""
-        listener = bind(self._address)
+        listener = self._listen()
         _UVICORN.addHandler(self._handler)
         await self._router.start()
         self._serving = asyncio.create_task(self._server.serve([listener]))
@@ -64,8 +66,7 @@ class GatewayProcess:
             await asyncio.sleep(0.005)
         if self._serving.done():
             await self._serving
-        host, port = listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return describe(listener)
 
     async def stop(self) -> None:
         """Take no new connections, let running answers finish, then end them."""
@@ -76,8 +77,23 @@ class GatewayProcess:
         _UVICORN.removeHandler(self._handler)
 
 
+def describe(listener: socket.socket) -> str:
+    """Where a socket listens, as "host:port"."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def bind(address: Address) -> socket.socket:
     """A listening socket. Raises PORT_IN_USE, also for an address that is not this machine's."""
+    return _bind(address, shared=False)
+
+
+def bind_shared(address: Address) -> socket.socket:
+    """One of several listening sockets of this user's on one address, over which the kernel spreads connections."""
+    return _bind(address, shared=True)
+
+
+def _bind(address: Address, *, shared: bool) -> socket.socket:
     where = f"{address.host}:{address.port}"
     try:
         info = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -88,6 +104,7 @@ def bind(address: Address) -> socket.socket:
     try:
         # A port in TIME_WAIT is free; one that another process listens on is not.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         listener.bind(target)
         listener.listen(BACKLOG)
     except OSError as error:

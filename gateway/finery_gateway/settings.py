@@ -32,6 +32,15 @@ class Settings(ServiceSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins (https://app.example.org) whose pages may call the API from a browser, separated by commas; * is all."""
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that serve the address; each takes about a core under load."""
+
+    worker_listener: int | None = None
+    """Descriptor of the socket that a worker serves on; set by the process that starts it."""
+
+    worker_pipe: int | None = None
+    """Descriptor by which a worker and the process that started it know of each other; set with the one above."""
+
     request_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest time that one answer may take."""
 

@@ -165,6 +165,7 @@ class _Deployments(deployments_pb2_grpc.DeploymentServiceServicer):
         raise FineryError(Reason.UNSUPPORTED, "The fake serves what it was made with.")
 
     CreateDeployment = GetDeployment = ListDeployments = DeleteDeployment = GetDeploymentStats = _refuse
+    CreateAdapter = GetAdapter = ListAdapters = DeleteAdapter = _refuse
 
 
 class _Inference(inference_pb2_grpc.InferenceServiceServicer):

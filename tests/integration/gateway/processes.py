@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from finery_shared.home import announced
 
 ROOT = Path(__file__).parents[3]
@@ -69,6 +71,9 @@ class Process:
 
     def log(self) -> str:
         return self._log.read_text()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self._popen.pid).children()
 
     def kill(self) -> None:
         self._popen.kill()

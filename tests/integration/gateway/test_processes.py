@@ -5,9 +5,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,13 +14,6 @@ import pytest
 from tests.integration.gateway.processes import Process, Processes, wait_until
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    processes = Processes(tmp_path)
-    yield processes
-    processes.stop()
 
 
 def url(gateway: Process) -> str:

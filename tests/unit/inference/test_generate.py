@@ -179,3 +179,15 @@ async def test_a_thousand_streams(tmp_path: Path) -> None:
     assert {len(text) for text, _ in answers} == {8}
     assert harness.generator.running == 0
     await harness.stop()
+
+
+async def test_what_a_client_does_not_read_in_time_comes_in_one_piece(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    events = aiter(harness.generate(max_tokens=1500, ignore_eos=True))
+    first = await anext(events)
+    assert len(first.chunk.token_ids) < 50
+    # The engine makes two thousand tokens a second.
+    await asyncio.sleep(1)
+    rest = [len(event.chunk.token_ids) async for event in events if event.HasField("chunk")]
+    assert max(rest) > 500
+    assert len(first.chunk.token_ids) + sum(rest) == 1500

@@ -1,0 +1,129 @@
+"""Starts the workers of one gateway, starts a dead one again, and ends all together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from finery_gateway.server import Address, bind, bind_shared, describe
+from finery_gateway.workers.worker import READY
+from finery_shared.errors import FineryError, Reason
+from finery_shared.log import Logger
+
+
+@dataclass(frozen=True)
+class RestartTimes:
+    """Back-off between the starts of a worker that dies again and again, in seconds."""
+
+    first: float = 0.1
+    longest: float = 10.0
+    steady: float = 30.0
+    """A worker that lived this long starts the count anew."""
+
+
+class GatewayWorkers:
+    """``count`` gateway processes on one address; the kernel spreads connections over them (SO_REUSEPORT, socket(7)).
+
+    The sockets are made here and outlive a worker: connections that come while a dead one is started again wait for it.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        count: int,
+        drain_seconds: float,
+        log: Logger,
+        times: RestartTimes | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "finery_gateway"),
+    ) -> None:
+        self._address = address
+        self._count = count
+        self._drain_seconds = drain_seconds
+        self._log = log
+        self._times = times or RestartTimes()
+        self._command = command
+        self._listeners: list[socket.socket] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+
+    async def start(self) -> str:
+        """Serve; returns "host:port". Raises PORT_IN_USE, and INTERNAL when a worker can't start."""
+        # A port is shared only among those that ask for it so: this finds out whether it is anybody's.
+        with bind(self._address) as probe:
+            address = Address(self._address.host, probe.getsockname()[1])
+        self._listeners = [bind_shared(address) for _ in range(self._count)]
+        ready = [asyncio.Event() for _ in self._listeners]
+        self._tasks = [
+            asyncio.create_task(self._keep(number, listener, event), name=f"worker {number}")
+            for number, (listener, event) in enumerate(zip(self._listeners, ready, strict=True))
+        ]
+        waits = [asyncio.create_task(event.wait()) for event in ready]
+        for wait, task in zip(waits, self._tasks, strict=True):
+            await asyncio.wait([wait, task], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+        return describe(self._listeners[0])
+
+    async def stop(self) -> None:
+        """Take no new connections, let running answers finish, then end them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        for process in self._processes.values():
+            process.terminate()
+        ends = [asyncio.create_task(process.wait()) for process in self._processes.values()]
+        if ends:
+            # A worker ends what is left by itself; one that can't is ended.
+            await asyncio.wait(ends, timeout=self._drain_seconds + 10)
+            for process in self._processes.values():
+                if process.returncode is None:
+                    process.kill()
+            await asyncio.gather(*ends)
+
+    async def _keep(self, number: int, listener: socket.socket, ready: asyncio.Event) -> None:
+        delay = self._times.first
+        while True:
+            started = time.monotonic()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                process = await _spawn(self._command, listener, theirs)
+            self._processes[number] = process
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                if await reader.readline() == READY:
+                    ready.set()
+                    self._log.info("worker serves", worker=number, worker_pid=process.pid)
+                    await reader.read()
+                status = await process.wait()
+                del self._processes[number]
+            finally:
+                writer.close()
+            if not ready.is_set():
+                message = f"A gateway worker ended at its start with status {status}; its own log line says why."
+                raise FineryError(Reason.INTERNAL, message)
+            self._log.error("worker ended, starting another", worker=number, status=status)
+            delay = self._times.first if time.monotonic() - started > self._times.steady else delay * 2
+            await asyncio.sleep(min(delay, self._times.longest))
+
+
+async def _spawn(command: Sequence[str], listener: socket.socket, pipe: socket.socket) -> asyncio.subprocess.Process:
+    descriptors = (listener.fileno(), pipe.fileno())
+    return await asyncio.create_subprocess_exec(
+        *command,
+        env=_environment(os.environ, *descriptors),
+        pass_fds=descriptors,
+        # Ctrl-C is for the supervisor, which drains the workers.
+        start_new_session=True,
+    )
+
+
+def _environment(mine: Mapping[str, str], listener: int, pipe: int) -> dict[str, str]:
+    kept = {name: value for name, value in mine.items() if name != "FINERY_GATEWAY_ANNOUNCE"}
+    return kept | {"FINERY_GATEWAY_WORKER_LISTENER": str(listener), "FINERY_GATEWAY_WORKER_PIPE": str(pipe)}

@@ -1,0 +1,101 @@
+"""Several gateway processes on one address."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from finery_gateway.server import Address
+from finery_gateway.workers.supervisor import GatewayWorkers
+from finery_shared.errors import FineryError
+from finery_shared.log import logger
+from tests.integration.gateway.processes import Process, Processes, wait_until
+
+BODY = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
+STREAMS = 24
+
+
+@pytest.fixture
+def gateway(processes: Processes) -> Iterator[Process]:
+    """Two workers before a model that takes three seconds for an answer."""
+    backend = processes.inference("--pieces", "30", "--delay", "0.1")
+    gateway = processes.gateway(backend, FINERY_GATEWAY_WORKERS="2")
+    gateway.address()
+    workers = gateway.children()
+    yield gateway
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+
+
+def stream(gateway: Process) -> str:
+    """What one stream brings, over a connection of its own; ends with "broken" when the connection was cut."""
+    text = ""
+    request = BODY | {"stream": True}
+    try:
+        with httpx.stream("POST", f"http://{gateway.address()}/v1/chat/completions", json=request) as answer:
+            for piece in answer.iter_text():
+                text += piece
+    except httpx.HTTPError:
+        text += "broken"
+    return text
+
+
+def connections(worker: psutil.Process) -> int:
+    return sum(c.status == psutil.CONN_ESTABLISHED for c in worker.net_connections("tcp"))
+
+
+def test_connections_are_spread_and_a_killed_worker_takes_only_its_own_along(gateway: Process) -> None:
+    first, second = gateway.children()
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream, gateway) for _ in range(STREAMS)]
+        # One connection of each goes to the inference process.
+        wait_until(lambda: connections(first) + connections(second) == STREAMS + 2)
+        of_first = connections(first) - 1
+        assert 0 < of_first < STREAMS
+        first.kill()
+        ends = [stream.result() for stream in streams]
+    assert sum(end.endswith("broken") for end in ends) == of_first
+    assert not any("[DONE]" in end for end in ends if end.endswith("broken"))
+    assert sum(end.endswith("data: [DONE]\n\n") for end in ends) == STREAMS - of_first
+    wait_until(lambda: len(gateway.children()) == 2 and first not in gateway.children())
+    with ThreadPoolExecutor(STREAMS) as pool:
+        answers = pool.map(lambda _: httpx.post(f"http://{gateway.address()}/v1/chat/completions", json=BODY), range(8))
+        assert [answer.status_code for answer in answers] == [200] * 8
+
+
+def test_sigterm_lets_the_streams_of_all_workers_finish(gateway: Process) -> None:
+    workers = gateway.children()
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream, gateway) for _ in range(STREAMS)]
+        wait_until(lambda: sum(map(connections, workers)) == STREAMS + 2)
+        gateway.terminate()
+        assert all(stream.result().endswith("data: [DONE]\n\n") for stream in streams)
+    assert gateway.exit_status() == 0
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_workers_end_with_a_killed_supervisor(gateway: Process) -> None:
+    workers = gateway.children()
+    gateway.kill()
+    gateway.exit_status()
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
+
+
+def test_a_port_that_other_workers_share_is_in_use(gateway: Process, processes: Processes) -> None:
+    shared = {"FINERY_GATEWAY_WORKERS": "2", "FINERY_GATEWAY_LISTEN": gateway.address()}
+    second = processes.gateway(processes.inference(), **shared)
+    assert second.exit_status() == 1
+    assert f"{gateway.address()} is in use by another process. Set FINERY_GATEWAY_LISTEN" in second.log()
+
+
+async def test_a_worker_that_cant_start_is_told() -> None:
+    command = (sys.executable, "-c", "raise SystemExit(3)")
+    workers = GatewayWorkers(Address("127.0.0.1", 0), 2, 1.0, logger("test"), command=command)
+    with pytest.raises(FineryError, match="ended at its start with status 3"):
+        await workers.start()
+    await workers.stop()
