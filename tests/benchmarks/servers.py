@@ -83,14 +83,14 @@ class Servers:
         settings = {"FINERY_INFERENCE_LISTEN": "127.0.0.1:0", "FINERY_INFERENCE_INSTANCE": str(len(self.all))}
         return self._start("inference", python, "FINERY_INFERENCE_ANNOUNCE", settings | environment)
 
-    def gateway(self, *backends: Server, workers: int = 1, **environment: str) -> Server:
+    def gateway(self, *backends: Server, python: str = sys.executable, workers: int = 1, **environment: str) -> Server:
         """A gateway in front of inference processes."""
         settings = {
             "FINERY_GATEWAY_LISTEN": "127.0.0.1:0",
             "FINERY_GATEWAY_WORKERS": str(workers),
             "FINERY_INFERENCE": ",".join(backend.address() for backend in backends),
         }
-        return self._start("gateway", sys.executable, "FINERY_GATEWAY_ANNOUNCE", settings | environment)
+        return self._start("gateway", python, "FINERY_GATEWAY_ANNOUNCE", settings | environment)
 
     def _start(self, service: str, python: str, announce: str, settings: dict[str, str]) -> Server:
         name = f"{service}-{len(self.all)}"
