@@ -13,7 +13,11 @@ vLLM's own (`vllm bench serve`, by its module): random prompts of one length, an
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
+import io
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -22,6 +26,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -36,13 +41,7 @@ from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
 from finery_inference.engines.vllm.tuning import OWN_FIELDS
 
 NAME = "bench"
-CLIENT = """
-import argparse
-from vllm.benchmarks.serve import add_cli_args, main
-parser = argparse.ArgumentParser()
-add_cli_args(parser)
-main(parser.parse_args())
-"""
+Figures = dict[str, float]
 FIGURES = {
     "tok/s": "output_throughput",
     "TTFT p50 ms": "median_ttft_ms",
@@ -70,23 +69,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for every figure, as JSON")
     wish = parser.parse_args()
     arguments = {name: json.loads(value) for name, _, value in (text.partition("=") for text in wish.engine_arg)}
-    with finery(wish, arguments) as ours, peer(wish, arguments) as theirs:
-        results = compare({"vLLM's server": theirs, "Finery": ours}, wish)
+    alone = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with alone as client, finery(wish, arguments) as ours, peer(wish, arguments) as theirs:
+        results = compare(client, {"vLLM's server": theirs, "Finery": ours}, wish)
     if wish.output:
         wish.output.write_text(json.dumps(results, indent=2))
 
 
-def compare(urls: dict[str, str], wish: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(client: Executor, urls: dict[str, str], wish: argparse.Namespace) -> list[dict[str, Any]]:
     """All figures; prints them, and their ratios."""
     results = []
     prompts = wish.prompts or [max(4 * c, 16) for c in wish.concurrency]
     for url in urls.values():
-        ask(url, wish, max(wish.concurrency), max(wish.concurrency), seed=0)
+        ask(client, url, wish, max(wish.concurrency), max(wish.concurrency), seed=0)
     for concurrency, count in zip(wish.concurrency, prompts, strict=True):
         for turn in range(wish.rounds):
             # Who goes first takes turns, too.
             for server in sorted(urls, reverse=bool(turn % 2)):
-                figures = ask(urls[server], wish, concurrency, count, seed=turn + 1)
+                figures = ask(client, urls[server], wish, concurrency, count, seed=turn + 1)
                 results.append({"server": server, "concurrency": concurrency, "round": turn, **figures})
                 print(server, f"c={concurrency}", *(f"{k}={v:,.2f}" for k, v in figures.items()), flush=True)
         print(f"c={concurrency}, Finery against vLLM's server, medians:", *ratios(results, concurrency), flush=True)
@@ -103,27 +103,31 @@ def ratios(results: list[dict[str, Any]], concurrency: int) -> Iterator[str]:
         yield f"{figure} {ours:,.2f} / {theirs:,.2f} = {ours / theirs:.3f};"
 
 
-def ask(url: str, wish: argparse.Namespace, concurrency: int, prompts: int, seed: int) -> dict[str, float]:
+def ask(client: Executor, url: str, wish: argparse.Namespace, concurrency: int, prompts: int, seed: int) -> Figures:
     """One run of the client."""
     chat = wish.endpoint == "chat"
     endpoint = "/v1/chat/completions" if chat else "/v1/completions"
-    with tempfile.TemporaryDirectory() as directory:
-        command = [
-            *(sys.executable, "-c", CLIENT, "--backend", "openai-chat" if chat else "openai"),
-            *("--base-url", url, "--endpoint", endpoint, "--model", NAME, "--tokenizer", str(wish.model)),
-            *("--dataset-name", "random", "--random-input-len", str(wish.input_len)),
-            *("--random-output-len", str(wish.output_len), "--num-prompts", str(prompts), "--ignore-eos"),
-            *("--max-concurrency", str(concurrency), "--seed", str(seed), "--disable-tqdm", "--temperature", "0"),
-            *("--percentile-metrics", "ttft,tpot,itl", "--save-result", "--result-dir", directory),
-            *("--result-filename", "result.json"),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-        if done.returncode:
-            raise SystemExit(done.stdout[-2000:] + done.stderr[-4000:])
-        result = json.loads((Path(directory) / "result.json").read_text())
+    arguments = [
+        *("--backend", "openai-chat" if chat else "openai", "--base-url", url, "--endpoint", endpoint),
+        *("--model", NAME, "--tokenizer", str(wish.model), "--dataset-name", "random", "--seed", str(seed)),
+        *("--random-input-len", str(wish.input_len), "--random-output-len", str(wish.output_len), "--ignore-eos"),
+        *("--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--temperature", "0"),
+        *("--percentile-metrics", "ttft,tpot,itl", "--disable-tqdm"),
+    ]
+    result = client.submit(vllm_bench, arguments).result()
     if result["completed"] != prompts:
         raise SystemExit(f"{prompts - result['completed']} of {prompts} requests failed: {result.get('errors')}")
     return {name: result[key] for name, key in FIGURES.items()}
+
+
+def vllm_bench(arguments: list[str]) -> dict[str, Any]:
+    """What `vllm bench serve` does; runs in the client's process."""
+    benchmark: Any = importlib.import_module("vllm.benchmarks.serve")
+    parser = argparse.ArgumentParser()
+    benchmark.add_cli_args(parser)
+    with contextlib.redirect_stdout(io.StringIO()):
+        result: dict[str, Any] = benchmark.main(parser.parse_args(arguments))
+    return result
 
 
 @contextmanager
