@@ -68,13 +68,14 @@ def measure(gateway: Server, started: Servers, load: Load) -> dict[str, object]:
     """One load, with the CPU time that each service took."""
     Load(load.url, load.model, 4, 1, 8).run()
     before = {server.name: server.cpu_seconds() for server in started.all}
+    loop_before = gateway.busiest_thread_seconds()
     begin = time.perf_counter()
     outcome = load.run()
     wall = time.perf_counter() - begin
     cpu = {server.name: server.cpu_seconds() - before[server.name] for server in started.all}
     # The wall clock holds the start of the client processes, too; the streams' own time does not.
     span = max(outcome.seconds, default=wall) * load.requests
-    busy = cpu[gateway.name]
+    busy, loop = cpu[gateway.name], gateway.busiest_thread_seconds() - loop_before
     return {
         "errors": len(outcome.errors),
         "first_errors": outcome.errors[:3],
@@ -84,7 +85,7 @@ def measure(gateway: Server, started: Servers, load: Load) -> dict[str, object]:
         "tokens_per_second": round(outcome.tokens / span),
         "cpu_seconds": {name: round(seconds, 2) for name, seconds in cpu.items()},
         "chunks_per_gateway_cpu_second": round(outcome.chunks / busy) if busy else None,
-        "tokens_per_gateway_cpu_second": round(outcome.tokens / busy) if busy else None,
+        "chunks_per_event_loop_cpu_second": round(outcome.chunks / loop) if loop else None,
         **_first_tokens(outcome),
     }
 

@@ -54,6 +54,11 @@ class Server:
         """CPU time of all its processes so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self._family())
 
+    def busiest_thread_seconds(self) -> float:
+        """CPU time so far of the thread that took most: of an event loop, if the process has one."""
+        threads = [thread for process in self._family() for thread in process.threads()]
+        return max(thread.user_time + thread.system_time for thread in threads)
+
     def resident_bytes(self) -> int:
         """Resident memory of all its processes."""
         return sum(process.memory_info().rss for process in self._family())

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,8 +70,8 @@ def main() -> None:
     wish = parser.parse_args()
     arguments = {name: json.loads(value) for name, _, value in (text.partition("=") for text in wish.engine_arg)}
     alone = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    with alone as client, finery(wish, arguments) as ours, peer(wish, arguments) as theirs:
-        results = compare(client, {"vLLM's server": theirs, "Finery": ours}, wish)
+    with alone as client, peer(wish, dict(arguments)) as theirs, finery(wish, arguments) as ours:
+        results = compare(client, {"vLLM's server": theirs(), "Finery": ours}, wish)
     if wish.output:
         wish.output.write_text(json.dumps(results, indent=2))
 
@@ -144,8 +144,8 @@ def finery(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[str]
 
 
 @contextmanager
-def peer(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[str]:
-    """The address of vLLM's own server, with the arguments and variables that Finery gives the engine."""
+def peer(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[Callable[[], str]]:
+    """vLLM's own server, with the arguments and variables that Finery gives the engine: its address, once it answers."""
     fields = {name: arguments.pop(name) for name in list(arguments) if name in OWN_FIELDS}
     hardware = Hardware(is_cpu_build())
     config = EngineConfig(wish.model, wish.max_model_len, extra=arguments, **fields)
@@ -162,10 +162,14 @@ def peer(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[str]:
             popen = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_for(lambda: popen.poll() is not None or _answers(url), "vLLM's server", 600)
-            if popen.poll() is not None:
-                raise SystemExit((scratch / "peer.log").read_text()[-4000:])
-            yield url
+
+            def ready() -> str:
+                wait_for(lambda: popen.poll() is not None or _answers(url), "vLLM's server", 600)
+                if popen.poll() is not None:
+                    raise SystemExit((scratch / "peer.log").read_text()[-4000:])
+                return url
+
+            yield ready
         finally:
             popen.send_signal(signal.SIGTERM)
             popen.wait(60)
