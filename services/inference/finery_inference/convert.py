@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from finery.inference.v1 import deployments_pb2 as dpb
 from finery.inference.v1 import inference_pb2 as ipb
 from finery_inference.deployments.model import Deployment, DeploymentSpec, Snapshot, State
-from finery_inference.engines.protocol import EngineStats
+from finery_inference.engines.protocol import EngineStats, Structured
 from finery_inference.generation.request import (
     ChatInput,
     Chunk,
@@ -159,9 +159,27 @@ def _sampling(message: ipb.SamplingParams) -> SamplingRequest:
     scalars = {
         field.name: getattr(message, field.name)
         for field, _ in message.ListFields()
-        if field.name not in ("stop", "stop_token_ids")
+        if field.name not in ("stop", "stop_token_ids", "structured_output")
     }
-    return SamplingRequest(**scalars, stop=tuple(message.stop), stop_token_ids=tuple(message.stop_token_ids))
+    return SamplingRequest(
+        **scalars,
+        stop=tuple(message.stop),
+        stop_token_ids=tuple(message.stop_token_ids),
+        structured=_structured(message.structured_output) if message.HasField("structured_output") else None,
+    )
+
+
+def _structured(message: ipb.StructuredOutput) -> Structured:
+    shape = message.WhichOneof("shape")
+    if shape == "json_schema":
+        return Structured("json_schema", message.json_schema)
+    if shape == "regex":
+        return Structured("regex", message.regex)
+    if shape == "choices":
+        return Structured("choices", tuple(message.choices.texts))
+    if shape == "json_object" and message.json_object:
+        return Structured("json_object")
+    raise invalid("structured_output", "it has no shape; set json_schema, json_object (to true), regex or choices.")
 
 
 def _spec_message(spec: DeploymentSpec) -> dpb.DeploymentSpec:

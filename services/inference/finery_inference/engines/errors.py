@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from finery_inference.engines.protocol import Structured
 from finery_shared.errors import FineryError, Reason
+
+_SHAPES = {
+    "json_schema": "JSON schema",
+    "json_object": "JSON object",
+    "regex": "regular expression",
+    "choices": "list of choices",
+}
 
 
 def engine_dead(detail: str = "") -> FineryError:
@@ -18,6 +26,12 @@ def engine_given_up(failures: int, detail: str = "") -> FineryError:
         "says why it ended; then delete the deployment (`finery deployments delete`) and deploy the model again."
     )
     return FineryError(Reason.ENGINE_DEAD, message, detail=detail)
+
+
+def shape_refused(structured: Structured, why: str) -> FineryError:
+    """The shape that an answer should have can't be had."""
+    message = f"The {_SHAPES[structured.kind]} that the answer should follow is refused: {why.rstrip('.')}."
+    return FineryError(Reason.INVALID_ARGUMENT, message, field=f"structured_output.{structured.kind}")
 
 
 def fresh(error: FineryError) -> FineryError:

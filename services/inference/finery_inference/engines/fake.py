@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
 from finery_inference.engines.errors import engine_dead
-from finery_inference.engines.fake_tokenizer import END_OF_TURN, FakeTokenizer
-from finery_inference.engines.protocol import Delta, EngineConfig, EngineRequest, EngineStats, Finish
+from finery_inference.engines.fake_answer import FakeAnswer
+from finery_inference.engines.fake_tokenizer import FakeTokenizer
+from finery_inference.engines.protocol import Delta, EngineConfig, EngineRequest, EngineStats
 from finery_shared.errors import FineryError, Reason, invalid
-
-_ANSWER = "The quick brown fox jumps over the lazy dog. "
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class FakeEngine:
         self._running.add(request.request_id)
         try:
             await self._pause(self._pace.first_token_seconds)
-            answers = [_Answer(request, index, self._pace) for index in range(request.sampling.n)]
+            answers = [FakeAnswer(request, index, self._pace.answer_tokens) for index in range(request.sampling.n)]
             start = time.perf_counter()
             sent, longest = 0, max(len(answer.tokens) for answer in answers)
             while sent < longest:
@@ -151,48 +150,3 @@ class FakeEngineFactory:
 
     async def close(self) -> None:
         """Nothing is left behind."""
-
-
-class _Answer:
-    """One answer, whole; a token is a letter, save the last ones when a stop text or a special token ended it."""
-
-    def __init__(self, request: EngineRequest, index: int, pace: FakePace) -> None:
-        self._index = index
-        self.tokens, self._text, self._finish = _answer(request, index, pace)
-
-    def delta(self, start: int, end: int) -> Delta | None:
-        """The tokens from ``start`` to ``end``; None when the answer has ended before."""
-        if start >= len(self.tokens):
-            return None
-        finish = self._finish if end >= len(self.tokens) else None
-        return Delta(self._index, self._text[start:end], self.tokens[start:end], finish)
-
-
-def _answer(request: EngineRequest, index: int, pace: FakePace) -> tuple[list[int], str, Finish]:
-    """Tokens and text of one answer, and why it ended."""
-    sampling = request.sampling
-    tokens: list[int] = []
-    text = ""
-    natural = None if sampling.ignore_eos else pace.answer_tokens
-    for token in _letters(request, index):
-        if len(tokens) == natural:
-            return [*tokens, END_OF_TURN], text, "stop"
-        tokens.append(token)
-        text += chr(token)
-        found = next((stop for stop in sampling.stop if text.endswith(stop)), None)
-        if found is not None:
-            return tokens, text.removesuffix(found), "stop"
-        if token in sampling.stop_token_ids:
-            return tokens, text, "stop"
-        if len(tokens) == sampling.max_tokens:
-            return tokens, text, "length"
-    raise AssertionError("the letters never end")
-
-
-def _letters(request: EngineRequest, index: int) -> Iterator[int]:
-    sampling = request.sampling
-    choice = 0 if sampling.temperature == 0 else index + (sampling.seed or 0)
-    at = sum(request.token_ids) + choice
-    while True:
-        yield ord(_ANSWER[at % len(_ANSWER)])
-        at += 1

@@ -28,6 +28,17 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class Structured:
+    """A shape that an answer has to have: JSON that a schema accepts, any JSON object, a text that a regular expression
+    matches as a whole, or one of several texts.
+    """
+
+    kind: Literal["json_schema", "json_object", "regex", "choices"]
+    value: str | tuple[str, ...] = ""
+    """The schema as JSON, nothing, the expression, or the texts."""
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How to choose tokens, every default filled in. ``top_k`` 0 is all tokens."""
 
@@ -44,6 +55,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] = ()
     n: int = 1
     ignore_eos: bool = False
+    structured: Structured | None = None
 
 
 @dataclass(frozen=True)

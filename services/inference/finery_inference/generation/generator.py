@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from finery_inference.engines.protocol import EngineRequest, Finish
-from finery_inference.generation import sampling
+from finery_inference.generation import sampling, structured
 from finery_inference.generation.loaded import LoadedModel
 from finery_inference.generation.prompt import check_length, token_ids
 from finery_inference.generation.request import Chunk, Complete, GenerationRequest, PromptInput
@@ -42,6 +42,7 @@ class Generator:
         sampling.check(request.sampling)
         self._admit(request.model)
         try:
+            await structured.check(request.sampling.structured)
             prompt = await token_ids(model, request.prompt)
             max_tokens = check_length(model, len(prompt), request.sampling.max_tokens)
             chosen = sampling.fill_in(request.sampling, model, max_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from finery_inference.engines.protocol import Finish
+from finery_inference.engines.protocol import Finish, Structured
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class SamplingRequest:
     stop_token_ids: tuple[int, ...] = ()
     n: int | None = None
     ignore_eos: bool | None = None
+    structured: Structured | None = None
 
 
 @dataclass(frozen=True)

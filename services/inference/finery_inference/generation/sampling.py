@@ -63,4 +63,5 @@ def fill_in(request: SamplingRequest, model: LoadedModel, max_tokens: int) -> Sa
         stop_token_ids=tuple(dict.fromkeys((*request.stop_token_ids, *ends))),
         n=n,
         ignore_eos=ignore_eos,
+        structured=request.structured,
     )

@@ -6,30 +6,31 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind
-from vllm.sampling_params import SamplingParams as VllmSamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.errors import engine_dead, shape_refused
 from finery_inference.engines.protocol import (
     Delta,
     EngineConfig,
     EngineRequest,
     EngineStats,
     Finish,
-    Sampling,
+    Structured,
     Tokenizer,
 )
 from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.engines.vllm.arguments import engine_arguments, start_error
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.last_words import LastWords
+from finery_inference.engines.vllm.sampling import refused, vllm_sampling
 from finery_inference.engines.vllm.stats import StatsRecorder
-from finery_shared.errors import FineryError, Reason, invalid
+from finery_shared.errors import FineryError, Reason
 
 
 class VllmEngine:
@@ -64,20 +65,24 @@ class VllmEngine:
         """Deltas as vLLM makes them; several that wait are merged into one."""
         if not self.alive:
             raise engine_dead()
+        token_ids, structured = list(request.token_ids), request.sampling.structured
         try:
-            prompt = tokens_input(list(request.token_ids))
-            outputs = self._llm.generate(prompt, _sampling(request.sampling), request.request_id)
-        except (TypeError, ValueError) as error:
-            raise invalid("sampling", str(error)) from error
+            parameters = vllm_sampling(request.sampling)
+        except (TypeError, ValueError, VLLMClientError) as error:
+            raise refused(error, structured) from error
+        # vLLM checks a prompt that it may still have to render in a thread, and an engine's input in the event loop,
+        # where a costly expression would hold up all streams.
+        prompt = tokens_input(token_ids) if structured is None else {"prompt_token_ids": token_ids}
+        outputs = self._llm.generate(prompt, parameters, request.request_id)
         # AsyncLLM.generate aborts the request in the engine when it is closed or cancelled.
         try:
             async for output in outputs:
-                for delta in _deltas(output):
+                for delta in _deltas(output, structured):
                     yield delta
         except EngineDeadError as error:
             raise engine_dead(str(error)) from error
-        except ValueError as error:
-            raise invalid("request", str(error)) from error
+        except (ValueError, VLLMClientError) as error:
+            raise refused(error, structured) from error
         finally:
             await outputs.aclose()
 
@@ -116,7 +121,10 @@ class VllmStarter:
         return VllmEngine(llm, recorder)
 
     def _build(self, config: EngineConfig, recorder: StatsRecorder) -> AsyncLLM:
-        arguments = AsyncEngineArgs(**engine_arguments(config, self._hardware))
+        # By itself vLLM picks a backend by the request, but an engine keeps the first one and ignores what it can't do.
+        shapes = StructuredOutputsConfig(backend="xgrammar")
+        chosen = engine_arguments(config, self._hardware)
+        arguments = AsyncEngineArgs(**chosen, structured_outputs_config=shapes)
         return AsyncLLM.from_engine_args(arguments, stat_loggers=[recorder.factory])
 
 
@@ -125,35 +133,20 @@ def _discard(building: asyncio.Future[AsyncLLM]) -> None:
         in_daemon_thread(building.result().shutdown, "vllm discard")
 
 
-def _sampling(sampling: Sampling) -> VllmSamplingParams:
-    return VllmSamplingParams(
-        n=sampling.n,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        repetition_penalty=sampling.repetition_penalty,
-        seed=sampling.seed,
-        stop=list(sampling.stop),
-        stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=sampling.ignore_eos,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _deltas(output: RequestOutput) -> list[Delta]:
+def _deltas(output: RequestOutput, structured: Structured | None) -> list[Delta]:
+    cached = output.num_cached_tokens or 0
     return [
-        Delta(each.index, each.text, each.token_ids, _finish(each.finish_reason), output.num_cached_tokens or 0)
+        Delta(each.index, each.text, each.token_ids, _finish(each.finish_reason, structured), cached)
         for each in output.outputs
     ]
 
 
-def _finish(reason: Any) -> Finish | None:
+def _finish(reason: Any, structured: Structured | None) -> Finish | None:
     if reason is None or reason in ("stop", "length"):
         return cast("Finish | None", reason)
     if reason == "abort":
         raise engine_dead("the engine aborted the request")
+    if structured is not None:
+        # The engine ends a request so whose grammar it could not compile; its log says why.
+        raise shape_refused(structured, "the engine could not compile it; simplify it")
     raise FineryError(Reason.ENGINE_FAILED, "The engine failed at this request. Try again.", detail=str(reason))

@@ -1,0 +1,80 @@
+"""What the fake engine says."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from finery_inference.engines.fake_shapes import smallest
+from finery_inference.engines.fake_tokenizer import END_OF_TEXT, END_OF_TURN
+from finery_inference.engines.protocol import Delta, EngineRequest, Finish
+
+_SENTENCE = "The quick brown fox jumps over the lazy dog. "
+
+
+class FakeAnswer:
+    """One answer, whole: letters of a sentence, or the smallest text of a shape. A token is a byte."""
+
+    def __init__(self, request: EngineRequest, index: int, answer_tokens: int) -> None:
+        self._index = index
+        self._told = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self.tokens, self._text, self._finish = _answer(request, index, answer_tokens)
+
+    def delta(self, start: int, end: int) -> Delta | None:
+        """The tokens from ``start`` to ``end``; None when the answer has ended before.
+
+        A character is told with the last of its bytes, a stop text never.
+        """
+        if start >= len(self.tokens):
+            return None
+        tokens = self.tokens[start:end]
+        text = self._decoder.decode(_bytes(tokens))
+        text, self._told = self._text[self._told : self._told + len(text)], self._told + len(text)
+        return Delta(self._index, text, tokens, self._finish if end >= len(self.tokens) else None)
+
+
+def _bytes(tokens: Sequence[int]) -> bytes:
+    return bytes(token for token in tokens if token < END_OF_TEXT)
+
+
+def _answer(request: EngineRequest, index: int, answer_tokens: int) -> tuple[list[int], str, Finish]:
+    """Tokens and text of one answer, and why it ended."""
+    sampling = request.sampling
+    stops = [stop.encode() for stop in sampling.stop]
+    tokens: list[int] = []
+    said = bytearray()
+    for token in _spoken(request, index, answer_tokens):
+        tokens.append(token)
+        if token == END_OF_TURN:
+            return tokens, said.decode(), "stop"
+        said.append(token)
+        found = next((stop for stop in stops if said.endswith(stop)), None)
+        if found is not None:
+            return tokens, said.removesuffix(found).decode(), "stop"
+        if token in sampling.stop_token_ids:
+            return tokens, said.decode(errors="ignore"), "stop"
+        if len(tokens) == sampling.max_tokens:
+            return tokens, said.decode(errors="ignore"), "length"
+    raise AssertionError("what is spoken never ends without an end of turn")
+
+
+def _spoken(request: EngineRequest, index: int, answer_tokens: int) -> Iterator[int]:
+    """The tokens that would be answered if nothing else ended them."""
+    sampling = request.sampling
+    if sampling.structured is not None:
+        yield from smallest(sampling.structured).encode()
+    else:
+        letters = _letters(request, index)
+        yield from letters if sampling.ignore_eos else islice(letters, answer_tokens)
+    yield END_OF_TURN
+
+
+def _letters(request: EngineRequest, index: int) -> Iterator[int]:
+    sampling = request.sampling
+    choice = 0 if sampling.temperature == 0 else index + (sampling.seed or 0)
+    at = sum(request.token_ids) + choice
+    while True:
+        yield ord(_SENTENCE[at % len(_SENTENCE)])
+        at += 1
