@@ -21,6 +21,7 @@ from finery_inference.generation.request import (
     SamplingRequest,
     TextInput,
     TokenIdsInput,
+    TokenLogprob,
 )
 from finery_shared.errors import FineryError, Reason, invalid
 
@@ -143,6 +144,8 @@ def generate_response(event: Chunk | Complete) -> ipb.GenerateResponse:
         chunk = ipb.GenerateChunk(
             index=event.index, text=event.text, token_ids=event.token_ids, completion_tokens=event.completion_tokens
         )
+        for position in event.logprobs:
+            chunk.logprobs.add(chosen=_logprob(position.chosen), top=[_logprob(each) for each in position.top])
         return ipb.GenerateResponse(chunk=chunk)
     finishes = [
         ipb.ChoiceFinish(index=index, finish_reason=_FINISHES[finish]) for index, finish in enumerate(event.finishes)
@@ -155,16 +158,21 @@ def generate_response(event: Chunk | Complete) -> ipb.GenerateResponse:
     return ipb.GenerateResponse(complete=ipb.GenerateComplete(finishes=finishes, usage=usage))
 
 
+def _logprob(token: TokenLogprob) -> ipb.TokenLogprob:
+    return ipb.TokenLogprob(token_id=token.token_id, token=token.token, logprob=token.logprob)
+
+
 def _sampling(message: ipb.SamplingParams) -> SamplingRequest:
     scalars = {
         field.name: getattr(message, field.name)
         for field, _ in message.ListFields()
-        if field.name not in ("stop", "stop_token_ids", "structured_output")
+        if field.name not in ("stop", "stop_token_ids", "structured_output", "logit_bias")
     }
     return SamplingRequest(
         **scalars,
         stop=tuple(message.stop),
         stop_token_ids=tuple(message.stop_token_ids),
+        logit_bias=dict(message.logit_bias),
         structured=_structured(message.structured_output) if message.HasField("structured_output") else None,
     )
 

@@ -62,6 +62,47 @@ async def test_several_answers(harness: Harness, model_dir: Path) -> None:
     assert complete.usage.completion_tokens == 10
 
 
+async def test_answers_without_chance_are_the_same(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    events = [event async for event in harness.generate(n=3, max_tokens=5, temperature=0)]
+    texts = ["".join(e.chunk.text for e in events[:-1] if e.chunk.index == index) for index in range(3)]
+    assert texts == [(await harness.answer(max_tokens=5, temperature=0))[0]] * 3
+    complete = events[-1].complete
+    assert [(f.index, f.finish_reason) for f in complete.finishes] == [(n, i.FINISH_REASON_LENGTH) for n in range(3)]
+    assert complete.usage.completion_tokens == 15
+
+
+async def test_each_token_has_its_logprob(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    shape = {"choices": {"texts": ["é!"]}}
+    chunks = [event.chunk async for event in harness.generate(structured_output=shape, logprobs=2)][:-1]
+    assert "".join(chunk.text for chunk in chunks) == "é!"
+    assert all(len(chunk.logprobs) == len(chunk.token_ids) for chunk in chunks)
+    positions = [position for chunk in chunks for position in chunk.logprobs]
+    assert [position.chosen.token for position in positions] == [b"\xc3", b"\xa9", b"!", b"<|im_end|>"]
+    assert [position.chosen.token_id for position in positions] == [0xC3, 0xA9, 0x21, 258]
+    for position in positions:
+        assert [round(2.718281828**each.logprob, 3) for each in position.top] == [0.5, 0.25]
+        assert position.top[0] == position.chosen
+    alone = [event.chunk async for event in harness.generate(max_tokens=2, logprobs=0)][:-1]
+    assert [len(position.top) for chunk in alone for position in chunk.logprobs] == [0, 0]
+    without = [event.chunk async for event in harness.generate(max_tokens=2)][:-1]
+    assert not any(chunk.logprobs for chunk in without)
+
+
+async def test_a_bias_forces_and_forbids(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    assert (await harness.answer(logit_bias={ord("z"): 100}, max_tokens=4))[0] == "zzzz"
+    assert "o" not in (await harness.answer(logit_bias={ord("o"): -100}, max_tokens=40, ignore_eos=True))[0]
+
+
+async def test_an_answer_has_its_least_tokens(harness: Harness, model_dir: Path) -> None:
+    await harness.deploy(model_dir)
+    text, complete = await harness.answer(min_tokens=60, stop=["o"])
+    assert complete.usage.completion_tokens > 60
+    assert "o" in text[:50]
+
+
 async def test_max_tokens_is_what_is_left_of_the_context(harness: Harness, model_dir: Path) -> None:
     await harness.deploy(model_dir, max_model_len=64)
     _, complete = await harness.answer(ignore_eos=True)
@@ -96,6 +137,9 @@ async def test_more_than_the_context_is_refused(
         ("n", 0),
         ("n", 1000),
         ("stop", [""]),
+        ("logit_bias", {65: 100.5}),
+        ("logit_bias", {65: float("nan")}),
+        ("logit_bias", dict.fromkeys(range(1025), 1.0)),
     ],
 )
 async def test_a_bad_sampling_field_is_named(harness: Harness, model_dir: Path, field: str, value: object) -> None:
@@ -113,7 +157,9 @@ async def test_bad_prompts_are_named(harness: Harness, model_dir: Path) -> None:
         ({"chat": {"messages": [{"content": "hi"}]}}, "messages[0].role"),
         ({"text": {"text": ""}}, "prompt"),
         ({"token_ids": {"token_ids": [1, 259]}}, "token_ids"),
-        ({"text": {"text": "x"}, "sampling": {"n": 2, "temperature": 0}}, "n"),
+        ({"text": {"text": "x"}, "sampling": {"logit_bias": {259: 1}}}, "logit_bias"),
+        ({"text": {"text": "x"}, "sampling": {"stop_token_ids": [259]}}, "stop_token_ids"),
+        ({"text": {"text": "x"}, "sampling": {"min_tokens": 9, "max_tokens": 8}}, "min_tokens"),
     ]
     for request, field in cases:
         error = await refusal(harness.inference.Generate(i.GenerateRequest(model="m", **request)))

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finery_inference.engines.token_bytes import byte_names
+
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = 256, 257, 258
 _SPECIAL = {"<|endoftext|>": END_OF_TEXT, "<|im_start|>": START_OF_TURN, "<|im_end|>": END_OF_TURN}
 _NAMES = {token: name for name, token in _SPECIAL.items()}
@@ -44,5 +46,5 @@ class FakeTokenizer:
         return b"".join(parts).decode(errors="replace")
 
     def get_vocab(self) -> Mapping[str, int]:
-        """Bytes by their Latin-1 character, special tokens by name."""
-        return {**{chr(byte): byte for byte in range(256)}, **_SPECIAL}
+        """Bytes as byte-level tokenizers write them, special tokens by name."""
+        return {**{name: byte for byte, name in enumerate(byte_names())}, **_SPECIAL}

@@ -56,6 +56,12 @@ class Sampling:
     n: int = 1
     ignore_eos: bool = False
     structured: Structured | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens."""
+    logprobs: int | None = None
+    """Tell how likely each token was, and so many of the likeliest ones; None is neither."""
+    min_tokens: int = 0
+    """Before them neither an end of turn nor a stop text counts."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,22 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that could stand at a place, with the natural logarithm of its probability: finite, at most 0."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One place of an answer: the token that was chosen, and the likeliest ones, best first."""
+
+    chosen: Candidate
+    top: Sequence[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What one of the answers got since its last delta; the last one of an answer says why it ended."""
 
@@ -77,6 +99,8 @@ class Delta:
     finish: Finish | None = None
     cached_tokens: int = 0
     """Tokens of the prompt that were in the prefix cache."""
+    logprobs: Sequence[Position] = ()
+    """One for each of the tokens, if they were asked for."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from finery_inference.engines.protocol import EngineRequest, Finish
 from finery_inference.generation import sampling, structured
+from finery_inference.generation.answers import deltas_of, logprobs_of
 from finery_inference.generation.loaded import LoadedModel
 from finery_inference.generation.prompt import check_length, token_ids
 from finery_inference.generation.request import Chunk, Complete, GenerationRequest, PromptInput
@@ -48,14 +49,15 @@ class Generator:
             chosen = sampling.fill_in(request.sampling, model, max_tokens)
             answers = _Answers(chosen.n)
             engine_request = EngineRequest(uuid.uuid4().hex, prompt, chosen)
-            async with aclosing(model.engine.generate(engine_request)) as deltas:
+            async with aclosing(deltas_of(model.engine, engine_request)) as deltas:
                 async for delta in deltas:
                     answers.cached_tokens = max(answers.cached_tokens, delta.cached_tokens)
                     answers.tokens[delta.index] += len(delta.token_ids)
                     if delta.finish is not None:
                         answers.finishes[delta.index] = delta.finish
                     if delta.token_ids or delta.text:
-                        yield Chunk(delta.index, delta.text, delta.token_ids, answers.tokens[delta.index])
+                        logprobs = logprobs_of(delta.logprobs, model.token_bytes) if delta.logprobs else ()
+                        yield Chunk(delta.index, delta.text, delta.token_ids, answers.tokens[delta.index], logprobs)
             yield answers.complete(len(prompt))
         finally:
             self._running[request.model] -= 1

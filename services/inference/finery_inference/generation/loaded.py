@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finery_inference.engines.protocol import InferenceEngine
+from finery_inference.engines.token_bytes import TokenBytes
 from finery_shared.templates import stop_token_ids
 
 _DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -16,13 +17,16 @@ _DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An engine, the sampling defaults of its model's generation_config, and the tokens that end a turn."""
+    """An engine, the sampling defaults of its model's generation_config, the tokens that end a turn, and
+    the bytes of all.
+    """
 
     engine: InferenceEngine
     defaults: Mapping[str, float]
     stop_token_ids: tuple[int, ...]
     max_model_len: int
     vocab_size: int
+    token_bytes: TokenBytes
 
 
 def front(engine: InferenceEngine, path: Path) -> LoadedModel:
@@ -32,7 +36,8 @@ def front(engine: InferenceEngine, path: Path) -> LoadedModel:
     eos = config.get("eos_token_id")
     ends = [eos] if isinstance(eos, int) else [token for token in eos or () if isinstance(token, int)]
     stops = tuple(dict.fromkeys((*stop_token_ids(engine.tokenizer), *ends)))
-    return LoadedModel(engine, defaults, stops, engine.max_model_len, engine.vocab_size)
+    tokens = TokenBytes(engine.tokenizer.get_vocab())
+    return LoadedModel(engine, defaults, stops, engine.max_model_len, engine.vocab_size, tokens)
 
 
 def _generation_config(path: Path) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from finery_inference.engines.protocol import Finish, Structured
@@ -50,6 +50,9 @@ class SamplingRequest:
     n: int | None = None
     ignore_eos: bool | None = None
     structured: Structured | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    min_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,23 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its bytes, and the natural logarithm of its probability."""
+
+    token_id: int
+    token: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """One place of an answer: the token that was chosen, and the likeliest ones, best first."""
+
+    chosen: TokenLogprob
+    top: Sequence[TokenLogprob]
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one answer got since its last chunk. ``completion_tokens`` counts this answer's tokens so far."""
 
@@ -69,6 +89,7 @@ class Chunk:
     text: str
     token_ids: Sequence[int]
     completion_tokens: int
+    logprobs: Sequence[PositionLogprobs] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from finery_inference.generation.request import SamplingRequest
 from finery_shared.errors import invalid
 
 MOST_ANSWERS = 128
+MOST_BIAS = 100
+MOST_BIASED = 1024
 
 
 def check(request: SamplingRequest) -> None:
@@ -30,6 +32,11 @@ def check(request: SamplingRequest) -> None:
         raise invalid("top_p", f"{request.top_p} is not above 0 and at most 1.")
     if request.repetition_penalty is not None and not 0 < request.repetition_penalty < float("inf"):
         raise invalid("repetition_penalty", f"{request.repetition_penalty} is not above 0.")
+    for token, bias in request.logit_bias.items():
+        if not -MOST_BIAS <= bias <= MOST_BIAS:
+            raise invalid("logit_bias", f"{bias} of token {token} is not from -{MOST_BIAS} to {MOST_BIAS}.")
+    if len(request.logit_bias) > MOST_BIASED:
+        raise invalid("logit_bias", f"it has {len(request.logit_bias)} tokens; {MOST_BIASED} is the most.")
     if any(not stop for stop in request.stop):
         raise invalid("stop", "a stop text must not be empty.")
 
@@ -37,7 +44,7 @@ def check(request: SamplingRequest) -> None:
 def fill_in(request: SamplingRequest, model: LoadedModel, max_tokens: int) -> Sampling:
     """The sampling of a checked request: the caller's values, else the model's, else vLLM's.
 
-    Raises INVALID_ARGUMENT for several answers without randomness: they would be the same.
+    Raises INVALID_ARGUMENT for tokens that the model does not have, and for more of them than may be generated.
     """
     defaults = model.defaults
 
@@ -45,13 +52,15 @@ def fill_in(request: SamplingRequest, model: LoadedModel, max_tokens: int) -> Sa
         said = getattr(request, name)
         return float(said if said is not None else defaults.get(name, otherwise))
 
-    n, temperature, ignore_eos = request.n or 1, value("temperature", 1.0), bool(request.ignore_eos)
-    if n > 1 and temperature == 0:
-        raise invalid("n", "several answers at temperature 0 would be the same; set a temperature above 0, or n 1.")
+    _check_tokens(request, model)
+    min_tokens = request.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise invalid("min_tokens", f"{min_tokens} is more than the {max_tokens} tokens that may be generated.")
+    ignore_eos = bool(request.ignore_eos)
     ends = () if ignore_eos else model.stop_token_ids
     return Sampling(
         max_tokens=max_tokens,
-        temperature=temperature,
+        temperature=value("temperature", 1.0),
         top_p=value("top_p", 1.0),
         top_k=int(value("top_k", 0)),
         min_p=value("min_p", 0.0),
@@ -61,7 +70,17 @@ def fill_in(request: SamplingRequest, model: LoadedModel, max_tokens: int) -> Sa
         seed=request.seed,
         stop=request.stop,
         stop_token_ids=tuple(dict.fromkeys((*request.stop_token_ids, *ends))),
-        n=n,
+        n=request.n or 1,
         ignore_eos=ignore_eos,
         structured=request.structured,
+        logit_bias=request.logit_bias,
+        logprobs=request.logprobs,
+        min_tokens=min_tokens,
     )
+
+
+def _check_tokens(request: SamplingRequest, model: LoadedModel) -> None:
+    for name, tokens in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
+        largest = max(tokens, default=0)
+        if largest >= model.vocab_size:
+            raise invalid(name, f"{largest} is beyond the model's {model.vocab_size} tokens.")

@@ -21,6 +21,7 @@ from finery_inference.engines.protocol import (
     EngineRequest,
     EngineStats,
     Finish,
+    Sampling,
     Structured,
     Tokenizer,
 )
@@ -28,6 +29,7 @@ from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.engines.vllm.arguments import engine_arguments, start_error
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.last_words import LastWords
+from finery_inference.engines.vllm.logprobs import positions
 from finery_inference.engines.vllm.sampling import refused, vllm_sampling
 from finery_inference.engines.vllm.stats import StatsRecorder
 from finery_shared.errors import FineryError, Reason
@@ -77,7 +79,7 @@ class VllmEngine:
         # AsyncLLM.generate aborts the request in the engine when it is closed or cancelled.
         try:
             async for output in outputs:
-                for delta in _deltas(output, structured):
+                for delta in _deltas(output, request.sampling):
                     yield delta
         except EngineDeadError as error:
             raise engine_dead(str(error)) from error
@@ -133,10 +135,17 @@ def _discard(building: asyncio.Future[AsyncLLM]) -> None:
         in_daemon_thread(building.result().shutdown, "vllm discard")
 
 
-def _deltas(output: RequestOutput, structured: Structured | None) -> list[Delta]:
+def _deltas(output: RequestOutput, sampling: Sampling) -> list[Delta]:
     cached = output.num_cached_tokens or 0
     return [
-        Delta(each.index, each.text, each.token_ids, _finish(each.finish_reason, structured), cached)
+        Delta(
+            each.index,
+            each.text,
+            each.token_ids,
+            _finish(each.finish_reason, sampling.structured),
+            cached,
+            positions(each.token_ids, each.logprobs, sampling.logprobs or 0) if each.logprobs else (),
+        )
         for each in output.outputs
     ]
 

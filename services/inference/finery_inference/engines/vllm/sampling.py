@@ -39,6 +39,9 @@ def vllm_sampling(sampling: Sampling) -> SamplingParams:
         stop=list(sampling.stop),
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=sampling.ignore_eos,
+        min_tokens=sampling.min_tokens,
+        logit_bias=dict(sampling.logit_bias) or None,
+        logprobs=sampling.logprobs,
         structured_outputs=_SHAPES[structured.kind](structured.value) if structured else None,
         output_kind=RequestOutputKind.DELTA,
     )
