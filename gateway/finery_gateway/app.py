@@ -78,8 +78,9 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _finery_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FineryError)
-    record_of(request).note(reason=str(error.reason), error=error.message, detail=error.detail)
-    return from_finery(error).response()
+    record = record_of(request)
+    record.note(reason=str(error.reason), error=error.message, detail=error.detail)
+    return from_finery(error, record.parameters).response()
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -31,6 +32,8 @@ class RequestRecord:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.status = 0
+        self.parameters: Mapping[str, str] = {}
+        """The client's names of fields that an inference service may complain of."""
         self._start = time.perf_counter()
         self._notes: dict[str, Any] = {}
 

@@ -64,12 +64,13 @@ class ErrorKind:
     http_status: int
     openai_type: str = "invalid_request_error"
     openai_code: str | None = None
+    """OpenAI's own word where it has one; else it is the reason in small letters."""
 
 
 _C = grpc.StatusCode
 
 CATALOG: dict[Reason, ErrorKind] = {
-    Reason.INVALID_ARGUMENT: ErrorKind(_C.INVALID_ARGUMENT, 400),
+    Reason.INVALID_ARGUMENT: ErrorKind(_C.INVALID_ARGUMENT, 400, openai_code="invalid_value"),
     Reason.UNSUPPORTED: ErrorKind(_C.UNIMPLEMENTED, 400, openai_code="unsupported_parameter"),
     Reason.UNAUTHENTICATED: ErrorKind(_C.UNAUTHENTICATED, 401, openai_code="invalid_api_key"),
     Reason.MODEL_NOT_FOUND: ErrorKind(_C.NOT_FOUND, 404, openai_code="model_not_found"),

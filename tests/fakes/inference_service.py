@@ -34,6 +34,8 @@ class Script:
     """End without the complete message."""
     finish: pb.FinishReason.ValueType = pb.FINISH_REASON_STOP
     usage: pb.Usage | None = None
+    logprobs: Sequence[Sequence[pb.PositionLogprobs]] = ()
+    """Of each piece."""
 
 
 class FakeInference:
@@ -143,9 +145,9 @@ async def play(script: Script, request: pb.GenerateRequest) -> AsyncIterator[pb.
         if position and script.delay:
             await asyncio.sleep(script.delay)
         for index in range(answers):
-            yield pb.GenerateResponse(
-                chunk=pb.GenerateChunk(index=index, text=piece, token_ids=[position], completion_tokens=position + 1)
-            )
+            chunk = pb.GenerateChunk(index=index, text=piece, token_ids=[position], completion_tokens=position + 1)
+            chunk.logprobs.extend(script.logprobs[position] if script.logprobs else ())
+            yield pb.GenerateResponse(chunk=chunk)
     if script.failure is not None:
         raise script.failure
     if not script.breaks_off:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import orjson
@@ -10,6 +10,7 @@ import orjson
 from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.openai import convert
 from finery_gateway.openai.head import Head
+from finery_gateway.openai.logprobs import TextLogprobs, chat_logprobs
 from finery_gateway.routing.generation import Answering
 from finery_shared.errors import FineryError
 
@@ -19,12 +20,16 @@ class Answer:
 
     def __init__(self) -> None:
         self._pieces: dict[int, list[str]] = {}
+        self._logprobs: dict[int, list[pb.PositionLogprobs]] = {}
         self._complete = pb.GenerateComplete()
 
     def add(self, event: pb.GenerateResponse) -> None:
         """Take one event in."""
         if event.HasField("chunk"):
-            self._pieces.setdefault(event.chunk.index, []).append(event.chunk.text)
+            chunk = event.chunk
+            self._pieces.setdefault(chunk.index, []).append(chunk.text)
+            if chunk.logprobs:
+                self._logprobs.setdefault(chunk.index, []).extend(chunk.logprobs)
         else:
             self._complete = event.complete
 
@@ -35,20 +40,27 @@ class Answer:
 
     def chat(self, head: Head, fingerprint: str | None) -> bytes:
         """OpenAI's chat.completion object as JSON."""
-        return self._body(head, fingerprint, "chat.completion", _message)
+        return self._body(head, fingerprint, "chat.completion", _message, chat_logprobs)
 
     def completion(self, head: Head, fingerprint: str | None) -> bytes:
         """OpenAI's text_completion object as JSON."""
-        return self._body(head, fingerprint, "text_completion", lambda text: {"text": text})
+        return self._body(
+            head, fingerprint, "text_completion", lambda text: {"text": text}, lambda told: TextLogprobs().told(told)
+        )
 
     def _body(
-        self, head: Head, fingerprint: str | None, kind: str, content: Callable[[str], dict[str, object]]
+        self,
+        head: Head,
+        fingerprint: str | None,
+        kind: str,
+        content: Callable[[str], dict[str, object]],
+        logprobs: Callable[[Sequence[pb.PositionLogprobs]], dict[str, object]],
     ) -> bytes:
         choices = [
             {
                 "index": finish.index,
                 **content("".join(self._pieces.get(finish.index, ()))),
-                "logprobs": None,
+                "logprobs": logprobs(told) if (told := self._logprobs.get(finish.index)) else None,
                 "finish_reason": convert.finish_reason(finish.finish_reason),
             }
             for finish in self._complete.finishes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.openai.messages import Message
 from finery_gateway.openai.schemas import ChatCompletionRequest, CompletionRequest, SamplingRequest, TokenizeRequest
+from finery_gateway.openai.shape import to_structured
 
 _ROLES = {
     "system": pb.CHAT_ROLE_SYSTEM,
@@ -20,13 +21,14 @@ _FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
 def to_generate(request: ChatCompletionRequest) -> pb.GenerateRequest:
     """A chat completion as a Generate request; what the client left out stays unset."""
-    sampling = _to_sampling(request, request.max_completion_tokens or request.max_tokens)
+    logprobs = request.top_logprobs or 0 if request.logprobs else None
+    sampling = _to_sampling(request, request.max_completion_tokens or request.max_tokens, logprobs)
     return pb.GenerateRequest(model=request.model, chat=_to_chat(request.messages), sampling=sampling)
 
 
 def to_generates(request: CompletionRequest) -> list[pb.GenerateRequest]:
     """A completion as Generate requests, one a prompt."""
-    sampling = _to_sampling(request, request.max_tokens)
+    sampling = _to_sampling(request, request.max_tokens, request.logprobs)
     made = []
     for prompt in request.prompts:
         wish = pb.GenerateRequest(model=request.model, sampling=sampling)
@@ -49,7 +51,7 @@ def _to_chat(messages: Sequence[Message]) -> pb.ChatPrompt:
     return pb.ChatPrompt(messages=[pb.ChatMessage(role=_ROLES[m.role], content=m.text) for m in messages])
 
 
-def _to_sampling(request: SamplingRequest, max_tokens: int | None) -> pb.SamplingParams:
+def _to_sampling(request: SamplingRequest, max_tokens: int | None, logprobs: int | None) -> pb.SamplingParams:
     return pb.SamplingParams(
         max_tokens=max_tokens,
         temperature=request.temperature,
@@ -65,6 +67,10 @@ def _to_sampling(request: SamplingRequest, max_tokens: int | None) -> pb.Samplin
         stop_token_ids=request.stop_token_ids or [],
         n=request.n,
         ignore_eos=request.ignore_eos,
+        logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
+        logprobs=logprobs,
+        min_tokens=request.min_tokens,
+        structured_output=to_structured(request.response_format, request.structured_outputs),
     )
 
 

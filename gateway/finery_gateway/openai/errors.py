@@ -22,7 +22,7 @@ class ApiError(Exception):
         status: int,
         message: str,
         param: str | None = None,
-        code: str | None = None,
+        code: str = "invalid_request",
         type: str = "invalid_request_error",
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -48,13 +48,17 @@ class ApiError(Exception):
         return Response(self.body(), self.status, headers, "application/json")
 
 
-def from_finery(error: FineryError) -> ApiError:
-    """A Finery error, its ``field`` metadata (a proto path or a parameter) as ``param``."""
+def from_finery(error: FineryError, names: Mapping[str, str] | None = None) -> ApiError:
+    """A Finery error, its ``field`` metadata (a proto path or a parameter) as ``param``.
+
+    ``names`` are the client's names of fields that it wrote otherwise.
+    """
     kind = error.kind
-    param = error.metadata.get("field", "").removeprefix("sampling.") or None
+    field = error.metadata.get("field", "").removeprefix("sampling.")
+    param = (names or {}).get(field, field) or None
     if error.reason is Reason.CONTEXT_LENGTH_EXCEEDED:
         param = param or "messages"
-    return ApiError(kind.http_status, error.message, param, kind.openai_code, kind.openai_type)
+    return ApiError(kind.http_status, error.message, param, kind.openai_code or error.reason.lower(), kind.openai_type)
 
 
 def from_http(request: Request, error: HTTPException) -> ApiError:
@@ -67,7 +71,7 @@ def from_http(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 405:
         message = f"Not allowed: {where}. Allowed methods: {headers.get('Allow', 'others')}."
         return ApiError(405, message, code="method_not_supported", headers=headers)
-    return ApiError(error.status_code, str(error.detail), headers=headers)
+    return ApiError(error.status_code, str(error.detail), code=f"http_{error.status_code}", headers=headers)
 
 
 def shutting_down() -> ApiError:

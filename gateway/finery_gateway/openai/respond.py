@@ -14,6 +14,7 @@ from finery_gateway.client_watch import ClientWatch
 from finery_gateway.openai.answer import Answer, collect
 from finery_gateway.openai.head import Head
 from finery_gateway.openai.schemas import SamplingRequest
+from finery_gateway.openai.shape import field_names
 from finery_gateway.openai.sse import ChatFrames, Frames, TextFrames
 from finery_gateway.openai.stream import EventStream
 from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, record_of
@@ -40,6 +41,7 @@ async def respond(
 ) -> Response:
     """The response to `request`, as `wish` asks for it. Raises FineryError while nothing was sent."""
     record = record_of(request)
+    record.parameters = field_names(wish.structured_outputs)
     head, usage = Head(f"{form.prefix}-{uuid.uuid4().hex}", int(time.time()), wish.model), wish.include_usage
     if wish.stream:
 

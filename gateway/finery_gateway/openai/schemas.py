@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from finery_gateway.openai.messages import Message, Strict
+from finery_gateway.openai.shape import ResponseFormat, StructuredOutputs
 
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -19,6 +20,20 @@ StopTexts = Annotated[
     Field(max_length=16),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]
+
+
+def _check_tokens(value: Any) -> Any:
+    for token in value if isinstance(value, dict) else ():
+        if not (token.isascii() and token.isdigit() and len(token) <= 10 and int(token) < 2**32):
+            raise PydanticCustomError(
+                "conflict",
+                "Invalid key in 'logit_bias': '{key}'. Keys are token ids, written as strings of digits.",
+                {"param": "logit_bias", "key": token[:20]},
+            )
+    return value
+
+
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_check_tokens)]
 
 
 class StreamOptions(Strict):
@@ -41,6 +56,8 @@ class SamplingRequest(Strict):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -49,6 +66,8 @@ class SamplingRequest(Strict):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     # They change no answer: labels for the caller's own books, and hints to caches.
     user: str | None = None
@@ -66,6 +85,17 @@ class SamplingRequest(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_shape(self) -> Self:
+        shaped = self.response_format is not None and self.response_format.type != "text"
+        if shaped and self.structured_outputs is not None:
+            raise PydanticCustomError(
+                "conflict",
+                "'response_format' and 'structured_outputs' can't be used together.",
+                {"param": "structured_outputs"},
+            )
+        return self
+
     @property
     def include_usage(self) -> bool:
         """Whether the stream ends with a usage chunk."""
@@ -77,6 +107,18 @@ class ChatCompletionRequest(SamplingRequest):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_with_top_logprobs(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise PydanticCustomError(
+                "conflict",
+                "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.",
+                {"param": "top_logprobs"},
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -117,6 +159,7 @@ class CompletionRequest(SamplingRequest):
     prompt: Prompt
     max_tokens: TokenCount | None = 16
     """As OpenAI's: 16, unless null asks for all that is left of the context."""
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

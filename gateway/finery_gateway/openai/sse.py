@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import orjson
+
+from finery.inference.v1 import inference_pb2 as pb
+from finery_gateway.openai.logprobs import TextLogprobs, chat_logprobs
 
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b": keep-alive\n\n"
@@ -18,6 +22,9 @@ class Frames(Protocol):
 
     def delta(self, index: int, text: str) -> bytes:
         """New text of one answer."""
+
+    def delta_with_logprobs(self, index: int, text: str, positions: Sequence[pb.PositionLogprobs]) -> bytes:
+        """New tokens of one answer, and how likely they were; their text may still be to come."""
 
     def finish(self, index: int, reason: str) -> bytes:
         """The last frame of one answer."""
@@ -34,6 +41,10 @@ class _Shared:
         # With include_usage every chunk says usage, null until the last one.
         self._end = b'],"usage":null}\n\n' if usage else b"]}\n\n"
         self._delta_heads: dict[int, bytes] = {}
+
+    def _with_logprobs(self, index: int, key: bytes, content: bytes, logprobs: dict[str, object]) -> bytes:
+        choice = b'{"index":%d,%s:%s,"logprobs":%s,"finish_reason":null}'
+        return self._head + choice % (index, key, content, escape(orjson.dumps(logprobs))) + self._end
 
     def usage(self, usage: dict[str, object]) -> bytes:
         """See Frames."""
@@ -54,6 +65,10 @@ class ChatFrames(_Shared):
             head = self._delta_heads[index] = self._head + b'{"index":%d,"delta":{"content":' % index
         return head + encode(text) + self._delta_tail
 
+    def delta_with_logprobs(self, index: int, text: str, positions: Sequence[pb.PositionLogprobs]) -> bytes:
+        """See Frames."""
+        return self._with_logprobs(index, b'"delta"', b'{"content":%s}' % encode(text), chat_logprobs(positions))
+
     def role(self, index: int) -> bytes:
         """See Frames."""
         delta = b'{"index":%d,"delta":{"role":"assistant","content":""' % index
@@ -70,7 +85,13 @@ class TextFrames(_Shared):
 
     def __init__(self, head: dict[str, object], usage: bool) -> None:
         super().__init__(head | {"object": "text_completion"}, usage)
+        self._logprobs: dict[int, TextLogprobs] = {}
         self._delta_tail = b',"logprobs":null,"finish_reason":null}' + self._end
+
+    def delta_with_logprobs(self, index: int, text: str, positions: Sequence[pb.PositionLogprobs]) -> bytes:
+        """See Frames."""
+        told = self._logprobs.setdefault(index, TextLogprobs()).told(positions)
+        return self._with_logprobs(index, b'"text"', encode(text), told)
 
     def role(self, index: int) -> bytes:
         """Nobody speaks in a text."""
@@ -95,8 +116,11 @@ def encode(text: str) -> bytes:
     JSON may hold U+0085, U+2028 and U+2029 as they are, and several HTTP libraries end a line there.
     """
     encoded = orjson.dumps(text)
-    if text.isascii():
-        return encoded
+    return encoded if text.isascii() else escape(encoded)
+
+
+def escape(encoded: bytes) -> bytes:
+    """JSON without the characters that `encode` speaks of."""
     return (
         encoded.replace(b"\xc2\x85", b"\\u0085")
         .replace(b"\xe2\x80\xa8", b"\\u2028")

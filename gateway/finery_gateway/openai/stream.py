@@ -91,10 +91,15 @@ class EventStream(Response):
 
     def _delta(self, frames: sse.Frames, chunk: pb.GenerateChunk) -> bytes:
         index, text = chunk.index, chunk.text
+        if chunk.logprobs:
+            # Tokens may come before their text: their log-probabilities don't wait for it.
+            delta = frames.delta_with_logprobs(index, text, chunk.logprobs)
+        else:
+            delta = frames.delta(index, text) if text else b""
         if index in self._seen:
-            return frames.delta(index, text) if text else b""
+            return delta
         self._seen.add(index)
-        return frames.role(index) + (frames.delta(index, text) if text else b"")
+        return frames.role(index) + delta
 
     def _ending(self, frames: sse.Frames, complete: pb.GenerateComplete) -> bytes:
         pieces = [frames.role(f.index) for f in complete.finishes if f.index not in self._seen]
@@ -111,7 +116,7 @@ class EventStream(Response):
         if self._finished:
             return
         self._record.note(reason=str(failure.reason), error=failure.message, detail=failure.detail)
-        await self._write(sse.error(from_finery(failure).body()), last=True)
+        await self._write(sse.error(from_finery(failure, self._record.parameters).body()), last=True)
 
     async def _write(self, data: bytes, last: bool = False) -> None:
         async with self._lock:

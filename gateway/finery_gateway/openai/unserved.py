@@ -12,8 +12,6 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
     "parallel_tool_calls": (True, False),
@@ -21,12 +19,10 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "prompt_cache_options": (),
     "prompt_cache_retention": ("in_memory", "in-memory"),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM's
@@ -51,7 +47,6 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "kv_transfer_params": (),
     "length_penalty": (1.0,),
     "logits_processors": ([],),
-    "min_tokens": (0,),
     "mm_processor_kwargs": ({},),
     "priority": (0,),
     "prompt_logprobs": (),
@@ -59,7 +54,6 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "vllm_xargs": ({},),
@@ -67,9 +61,8 @@ CHAT: Mapping[str, tuple[Any, ...]] = {
 """Name → the values that change nothing; null never does."""
 
 COMPLETIONS: Mapping[str, tuple[Any, ...]] = {
-    **{name: idle for name, idle in CHAT.items() if name != "logprobs"},
+    **CHAT,
     "add_special_tokens": (True,),
-    "logprobs": (),
     "prompt_embeds": (),
     "suffix": ("",),
 }

@@ -116,7 +116,10 @@ def _kind(value: Any) -> str:
 
 
 def _echo(value: Any) -> str:
-    text = orjson.dumps(value).decode() if not isinstance(value, str) else repr(value)
+    try:
+        text = orjson.dumps(value).decode() if not isinstance(value, str) else repr(value)
+    except TypeError:  # orjson writes less deeply than it reads
+        return "something deeply nested"
     return text if len(text) <= _LONGEST_ECHO else f"{text[:_LONGEST_ECHO]}…"
 
 

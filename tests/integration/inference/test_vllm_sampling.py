@@ -1,7 +1,9 @@
 """What a request says of sampling reaches the real engine, and shows in its answers."""
 
+import dataclasses
 import gc
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 import pytest_asyncio
 from jsonschema import validate
 
-from finery_inference.engines.protocol import EngineConfig, Structured
+from finery_inference.engines.protocol import Delta, EngineConfig, Position, Structured
+from finery_inference.engines.token_bytes import TokenBytes
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
@@ -60,6 +63,10 @@ async def subject(scratch: Path, smollm2: Path) -> AsyncIterator[EngineUnderTest
 
 async def said(subject: EngineUnderTest, name: str, **sampling: Any) -> str:
     return text_of(await collect(subject.engine, subject.request(name, **sampling)))
+
+
+def logprobs_of(deltas: list[Delta]) -> list[Position]:
+    return [position for delta in deltas for position in delta.logprobs]
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -113,3 +120,89 @@ async def test_what_cannot_be_compiled_is_refused_and_does_no_harm(subject: Engi
     assert "/project/" not in refusal.value.message
     assert subject.engine.alive
     assert len(tokens_of(await collect(subject.engine, subject.request("after")))) == 8
+
+
+async def test_each_token_has_its_logprob(subject: EngineUnderTest) -> None:
+    deltas = await collect(subject.engine, subject.request("logprobs", logprobs=5, max_tokens=12))
+    assert len(deltas) > 1
+    for delta in deltas:
+        assert len(delta.logprobs) == len(delta.token_ids)
+    for token, position in zip(tokens_of(deltas), logprobs_of(deltas), strict=True):
+        assert position.chosen.token_id == token
+        assert position.chosen == position.top[0]  # greedy
+        values = [candidate.logprob for candidate in position.top]
+        assert (len(values), values) == (5, sorted(values, reverse=True))
+        assert sum(map(math.exp, values)) <= 1.001
+
+
+async def test_logprobs_alone(subject: EngineUnderTest) -> None:
+    deltas = await collect(subject.engine, subject.request("chosen", logprobs=0, temperature=1.0, seed=3))
+    assert [position.chosen.token_id for position in logprobs_of(deltas)] == tokens_of(deltas)
+    assert not any(position.top for position in logprobs_of(deltas))
+
+
+async def test_tokens_that_are_part_of_a_character_have_their_bytes(subject: EngineUnderTest) -> None:
+    shape = Structured("choices", ("小黄 größer",))
+    request = subject.request("bytes", structured=shape, logprobs=1, max_tokens=30, ignore_eos=False)
+    deltas = await collect(subject.engine, request)
+    tokens = TokenBytes(subject.engine.tokenizer.get_vocab())
+    said = [tokens.of(token) for token in tokens_of(deltas)]
+    assert b"".join(said).decode().removesuffix("<|im_end|>") == "小黄 größer"
+    with pytest.raises(UnicodeDecodeError):
+        [each.decode() for each in said]
+    assert [position.chosen.token_id for position in logprobs_of(deltas)] == tokens_of(deltas)
+    # The place at which only one token could stand has no other, though the engine ranks them all.
+    assert all(math.isfinite(c.logprob) for position in logprobs_of(deltas) for c in position.top)
+
+
+async def test_text_that_is_held_back_does_not_hold_its_logprobs_back(subject: EngineUnderTest) -> None:
+    stop = ("never said at all by this model",)
+    deltas = await collect(subject.engine, subject.request("held", logprobs=1, max_tokens=24, stop=stop))
+    assert any(not delta.text for delta in deltas if delta.token_ids)
+    assert [position.chosen.token_id for position in logprobs_of(deltas)] == tokens_of(deltas)
+
+
+async def test_a_bias_forces_a_token(subject: EngineUnderTest) -> None:
+    [token] = subject.engine.tokenizer.encode(" tea", add_special_tokens=False)
+    assert await said(subject, "bias", logit_bias={token: 100.0}, max_tokens=4) == " tea tea tea tea"
+    greedy = tokens_of(await collect(subject.engine, subject.request("plain")))
+    without = tokens_of(await collect(subject.engine, subject.request("banned", logit_bias={greedy[0]: -100.0})))
+    assert without[0] != greedy[0]
+
+
+async def test_least_tokens_come_before_an_end(subject: EngineUnderTest) -> None:
+    whole = tokens_of(await collect(subject.engine, subject.request("whole", max_tokens=30)))
+    deltas = await collect(
+        subject.engine, subject.request("least", max_tokens=30, stop_token_ids=(whole[2],), min_tokens=20)
+    )
+    assert len(tokens_of(deltas)) > 20
+    assert len(tokens_of(await collect(subject.engine, subject.request("few", stop_token_ids=(whole[2],))))) <= 3
+
+
+@pytest.mark.parametrize(
+    "penalty", [{"presence_penalty": 2.0}, {"frequency_penalty": 2.0}, {"repetition_penalty": 2.0}]
+)
+async def test_penalties_make_answers_repeat_less(subject: EngineUnderTest, penalty: dict[str, float]) -> None:
+    [again] = subject.engine.tokenizer.encode(" tea", add_special_tokens=False)
+    # Pushed towards one word, a greedy answer says nothing else, unless repeating costs more than the push.
+    pushed = {"logit_bias": {again: 14.0}, "max_tokens": 40}
+    plain = tokens_of(await collect(subject.engine, subject.request("pushed", **pushed)))
+    less = tokens_of(await collect(subject.engine, subject.request("less", **pushed, **penalty)))
+    assert less.count(again) < plain.count(again)
+
+
+async def test_a_repeated_prompt_is_read_from_the_cache(subject: EngineUnderTest) -> None:
+    text = "The tide comes in, and the tide goes out. " * 40
+    prompt = subject.engine.tokenizer.encode(text, add_special_tokens=False)
+    first = await collect(subject.engine, dataclasses.replace(subject.request("cold"), token_ids=prompt))
+    again = await collect(subject.engine, dataclasses.replace(subject.request("warm"), token_ids=prompt))
+    assert max(delta.cached_tokens for delta in first) == 0
+    assert len(prompt) // 2 < max(delta.cached_tokens for delta in again) < len(prompt)
+    assert tokens_of(again) == tokens_of(first)
+
+
+async def test_what_vllm_refuses_is_named(subject: EngineUnderTest) -> None:
+    with pytest.raises(FineryError) as refusal:
+        await said(subject, "many", logprobs=21)
+    assert refusal.value.reason is Reason.INVALID_ARGUMENT
+    assert refusal.value.metadata == {"field": "logprobs"}

@@ -93,6 +93,7 @@ async def test_every_parameter_arrives(client: AsyncOpenAI, fake: FakeInference)
         seed=42,
         presence_penalty=-1,
         frequency_penalty=0.25,
+        logit_bias={"5": -100, "70": 0.5},
         user="someone",
         metadata={"a": "b"},
         store=False,
@@ -103,6 +104,7 @@ async def test_every_parameter_arrives(client: AsyncOpenAI, fake: FakeInference)
             "repetition_penalty": 1.5,
             "stop_token_ids": [3],
             "ignore_eos": True,
+            "min_tokens": 2,
             "tools": [],
             "logprobs": None,
             "response_format": {"type": "text"},
@@ -133,6 +135,8 @@ async def test_every_parameter_arrives(client: AsyncOpenAI, fake: FakeInference)
                 repetition_penalty=1.5,
                 stop_token_ids=[3],
                 ignore_eos=True,
+                min_tokens=2,
+                logit_bias={5: -100, 70: 0.5},
             ),
         )
     ]

@@ -21,13 +21,18 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     assert list(body) == ["error"]
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert isinstance(body["error"]["message"], str)
-    assert isinstance(body["error"]["code"], str | None)
+    assert isinstance(body["error"]["code"], str)
+    assert body["error"]["code"]
     return body["error"]
 
 
 def user(content: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
+
+DEEP: Any = []
+for _ in range(500):
+    DEEP = [DEEP]
 
 BAD = [
     ({"messages": "hi"}, "messages", "invalid_type", "expected an array, but got a string"),
@@ -87,11 +92,18 @@ BAD = [
     ({"frobnicate": 1}, "frobnicate", "unknown_parameter", "Unrecognized request argument supplied: frobnicate"),
     ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter", "'tools' is not served yet"),
     ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter", "'tool_choice'"),
-    ({"logprobs": True}, "logprobs", "unsupported_parameter", "'logprobs'"),
-    ({"logprobs": 0}, "logprobs", "unsupported_parameter", "'logprobs'"),
-    ({"top_logprobs": 3}, "top_logprobs", "unsupported_parameter", "'top_logprobs'"),
-    ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter", "'logit_bias'"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter", "'response_format'"),
+    ({"logprobs": 0}, "logprobs", "invalid_type", "expected a boolean, but got an integer"),
+    ({"top_logprobs": 3}, "top_logprobs", "invalid_value", "when 'logprobs' is enabled"),
+    ({"logprobs": False, "top_logprobs": 0}, "top_logprobs", "invalid_value", "when 'logprobs' is enabled"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value", "less than or equal to 20"),
+    ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value", "less than or equal to 100"),
+    ({"logit_bias": {"5": "a"}}, "logit_bias.5", "invalid_type", "expected a number"),
+    ({"logit_bias": {"{five}": 1}}, "logit_bias", "invalid_value", "'{five}'. Keys are token ids"),
+    ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "invalid_value", "Keys are token ids"),
+    ({"logit_bias": [5]}, "logit_bias", "invalid_type", "expected an object, but got an array"),
+    ({"min_tokens": -1}, "min_tokens", "invalid_value", "greater than or equal to 0"),
+    ({"n": DEEP}, "n", "invalid_type", "expected an integer, but got an array"),
+    ({"messages": [{"role": DEEP}]}, "messages[0].role", "invalid_value", "something deeply nested"),
     ({"functions": [{}]}, "functions", "unsupported_parameter", "'functions'"),
     ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter", "'modalities'"),
     ({"store": True}, "store", "unsupported_parameter", "'store'"),
@@ -169,10 +181,12 @@ async def test_body_too_large(start_gateway: Start, fake: FakeInference) -> None
 
 FAILURES = [
     (Reason.CONTEXT_LENGTH_EXCEEDED, 400, "context_length_exceeded", "messages", None),
-    (Reason.INVALID_ARGUMENT, 400, None, None, None),
+    (Reason.INVALID_ARGUMENT, 400, "invalid_value", None, None),
+    (Reason.UNSUPPORTED, 400, "unsupported_parameter", None, None),
     (Reason.MODEL_NOT_FOUND, 404, "model_not_found", None, None),
     (Reason.QUEUE_FULL, 429, "rate_limit_exceeded", None, "1"),
-    (Reason.ENGINE_FAILED, 500, None, None, None),
+    (Reason.ENGINE_FAILED, 500, "engine_failed", None, None),
+    (Reason.DATA_LOSS, 500, "data_loss", None, None),
     (Reason.INTERNAL, 500, "internal_error", None, None),
     (Reason.ENGINE_DEAD, 503, "engine_unavailable", None, "2"),
     (Reason.SERVICE_UNAVAILABLE, 503, "service_unavailable", None, "2"),
@@ -188,7 +202,7 @@ async def test_failure_before_the_first_token(
     stream: bool,
     reason: Reason,
     status: int,
-    code: str | None,
+    code: str,
     param: str | None,
     retry_after: str | None,
 ) -> None:

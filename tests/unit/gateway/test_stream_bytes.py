@@ -73,7 +73,7 @@ async def test_a_stream_that_fails_does_not_end_like_a_finished_one(
     *_, text, error = await frames(http)
     assert json.loads(text[6:])["choices"][0]["finish_reason"] is None
     assert json.loads(error[6:]) == {
-        "error": {"message": "It broke.", "type": "server_error", "param": None, "code": None}
+        "error": {"message": "It broke.", "type": "server_error", "param": None, "code": "engine_failed"}
     }
 
 
