@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -39,8 +40,10 @@ def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits, cors_
     if cors_origins:
         # Before the keys: a browser asks whether it may send one without sending it.
         guards.insert(0, _cors(cors_origins))
-    app = FastAPI(
+    # The same FastAPI, whose documentation page loads nothing from other hosts.
+    app = FastAPIOffline(
         title="Finery",
+        redoc_url=None,
         description="The OpenAI API over Finery's inference services.",
         redirect_slashes=False,
         middleware=[Middleware(RequestLog, log=log), *guards],

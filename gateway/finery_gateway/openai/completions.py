@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from finery_gateway.openai import convert, unserved
+from finery_gateway.openai import convert, examples, unserved
+from finery_gateway.openai.documented import answers, request_body
 from finery_gateway.openai.respond import TEXT, respond
 from finery_gateway.openai.schemas import CompletionRequest
 from finery_gateway.openai.validation import check, read_body
@@ -20,7 +21,12 @@ def completion_routes(router: Router, body_bytes: int, keepalive_seconds: float)
     """The route, answered by a router's backends."""
     routes = APIRouter()
 
-    @routes.post("/v1/completions", response_model=None)
+    @routes.post(
+        "/v1/completions",
+        response_model=None,
+        openapi_extra=request_body(CompletionRequest, examples.COMPLETION),
+        responses=answers(examples.COMPLETION_ANSWER, 400, 401, 404, 413, 429, 503, 504, stream=True),
+    )
     async def create_completion(request: Request) -> Response:
         """Go on from one or several prompts, whole or as a stream of server-sent events."""
         record = record_of(request)

@@ -8,6 +8,8 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from finery_gateway.openai import examples
+from finery_gateway.openai.documented import answers
 from finery_gateway.routing.backend import Served
 from finery_gateway.routing.table import RoutingTable
 
@@ -16,13 +18,13 @@ def model_routes(table: RoutingTable) -> APIRouter:
     """The routes, answered from the routing table."""
     routes = APIRouter()
 
-    @routes.get("/v1/models", response_model=None)
+    @routes.get("/v1/models", response_model=None, responses=answers(examples.MODELS, 401))
     async def list_models() -> Response:
         """List the models that can be asked, oldest first."""
         return _json({"object": "list", "data": [_model(served) for served in table.models()]})
 
     # Model ids may hold slashes.
-    @routes.get("/v1/models/{model:path}", response_model=None)
+    @routes.get("/v1/models/{model:path}", response_model=None, responses=answers(examples.MODEL, 401, 404))
     async def get_model(model: str) -> Response:
         """Describe one model."""
         return _json(_model(table.find(model)))

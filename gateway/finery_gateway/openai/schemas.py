@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from finery_gateway.openai.messages import Message, Strict
 from finery_gateway.openai.shape import ResponseFormat, StructuredOutputs
 
+ModelId = Annotated[str, Field(min_length=1, max_length=256)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
 MOST_PROMPTS = 128
@@ -47,7 +48,7 @@ class StreamOptions(Strict):
 class SamplingRequest(Strict):
     """What both kinds of completion take: OpenAI's parameters, and those of vLLM's that Finery serves."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: ModelId
     max_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -172,7 +173,7 @@ class CompletionRequest(SamplingRequest):
 class TokenizeRequest(Strict):
     """``POST /tokenize``, as vLLM has it: a text, or a conversation with the beginning of its answer."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: ModelId
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
 

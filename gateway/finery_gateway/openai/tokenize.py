@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from finery_gateway.openai import convert, unserved
+from finery_gateway.openai import convert, examples, unserved
+from finery_gateway.openai.documented import answers, request_body
 from finery_gateway.openai.schemas import TokenizeRequest
 from finery_gateway.openai.validation import check, read_body
 from finery_gateway.request_log import record_of
@@ -18,7 +19,12 @@ def tokenize_routes(router: Router, body_bytes: int) -> APIRouter:
     """The route, answered by a router's backends."""
     routes = APIRouter()
 
-    @routes.post("/tokenize", response_model=None)
+    @routes.post(
+        "/tokenize",
+        response_model=None,
+        openapi_extra=request_body(TokenizeRequest, examples.TOKENIZE),
+        responses=answers(examples.TOKENIZE_ANSWER, 400, 401, 404, 413, 503, 504),
+    )
     async def tokenize(request: Request) -> Response:
         """Count and show the tokens of a text or of a conversation."""
         record = record_of(request)

@@ -4,7 +4,15 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI, BadRequestError
+from openai import (
+    APIStatusError,
+    AsyncOpenAI,
+    AuthenticationError,
+    BadRequestError,
+    InternalServerError,
+    NotFoundError,
+    RateLimitError,
+)
 
 from finery_shared.errors import FineryError, Reason
 from tests.fakes.inference_service import FakeInference, Script
@@ -63,6 +71,7 @@ BAD = [
     ),
     ({"model": 1}, "model", "invalid_type", "expected a string, but got an integer"),
     ({"model": ""}, "model", "invalid_value", "at least 1 character"),
+    ({"model": "x" * 1000}, "model", "invalid_value", "at most 256 characters"),
     ({"temperature": "hot"}, "temperature", "invalid_type", "expected a number, but got a string"),
     ({"temperature": "0.5"}, "temperature", "invalid_type", "expected a number, but got a string"),
     ({"temperature": True}, "temperature", "invalid_type", "expected a number, but got a boolean"),
@@ -139,6 +148,61 @@ async def test_what_is_not_a_json_object(lone_http: httpx.AsyncClient, body: byt
     response = await lone_http.post(CHAT, content=body)
     assert response.status_code == 400
     assert error_of(response)["code"] in ("invalid_json", "invalid_type")
+
+
+EXCEPTIONS = [
+    (Reason.INVALID_ARGUMENT, BadRequestError, "invalid_value"),
+    (Reason.UNSUPPORTED, BadRequestError, "unsupported_parameter"),
+    (Reason.UNAUTHENTICATED, AuthenticationError, "invalid_api_key"),
+    (Reason.DEPLOYMENT_NOT_FOUND, NotFoundError, "model_not_found"),
+    (Reason.QUEUE_FULL, RateLimitError, "rate_limit_exceeded"),
+    (Reason.ENGINE_FAILED, InternalServerError, "engine_failed"),
+    (Reason.DEPLOYMENT_NOT_READY, InternalServerError, "model_not_ready"),
+    (Reason.DEADLINE_EXCEEDED, InternalServerError, "timeout"),
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("reason", "exception", "code"), EXCEPTIONS)
+async def test_the_openai_client_raises_its_exception(
+    client: AsyncOpenAI,
+    fake: FakeInference,
+    stream: bool,
+    reason: Reason,
+    exception: type[APIStatusError],
+    code: str,
+) -> None:
+    fake.script = lambda request: Script(failure=FineryError(reason, "What happened."))
+    with pytest.raises(exception, match="What happened") as caught:
+        await client.chat.completions.create(**GOOD, stream=stream)
+    assert caught.value.code == code
+    assert caught.value.type
+    with pytest.raises(exception) as caught:
+        await client.completions.create(model="toy", prompt="x", stream=stream)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/embeddings", "/v1/chat", "/v1/chat/completions/", "/v1/a/b"])
+async def test_a_path_that_is_not_served(lone_http: httpx.AsyncClient, method: str, path: str) -> None:
+    response = await lone_http.request(method, path)
+    assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize", "/v1/models", "/v1/models/toy", "/health"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_another_method(lone_http: httpx.AsyncClient, method: str, path: str) -> None:
+    response = await lone_http.request(method, path)
+    assert (response.status_code, error_of(response)["code"]) == (405, "method_not_supported")
+    assert response.headers["allow"] in ("GET", "POST")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"model": []}'])
+async def test_every_body_is_checked(lone_http: httpx.AsyncClient, path: str, body: bytes) -> None:
+    response = await lone_http.post(path, content=body)
+    assert response.status_code == 400
+    assert error_of(response)["type"] == "invalid_request_error"
 
 
 async def test_paths_and_methods(http: httpx.AsyncClient) -> None:
