@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
 """SentencePiece's."""
+_BYTE_LEVEL_SPACE = "\u0120"
 
 
 def byte_names() -> list[str]:
@@ -21,14 +22,18 @@ class TokenBytes:
     """Looks tokens of one vocabulary up, byte-level or SentencePiece."""
 
     def __init__(self, vocabulary: Mapping[str, int]) -> None:
-        names = byte_names()
-        byte_level = "<0x00>" not in vocabulary and all(name in vocabulary for name in names)
-        read = _byte_level({name: byte for byte, name in enumerate(names)}) if byte_level else _sentence_piece
+        byte_level = _words_after(_BYTE_LEVEL_SPACE, vocabulary) > _words_after(_SPACE, vocabulary)
+        names = {name: byte for byte, name in enumerate(byte_names())}
+        read = _byte_level(names) if byte_level else _sentence_piece
         self._bytes = {token: read(text) for text, token in vocabulary.items()}
 
     def of(self, token_id: int) -> bytes:
         """A token's bytes; none for an id that no token has (embeddings are often larger than vocabularies)."""
         return self._bytes.get(token_id, b"")
+
+
+def _words_after(space: str, vocabulary: Mapping[str, int]) -> int:
+    return sum(text.startswith(space) for text in vocabulary)
 
 
 def _byte_level(bytes_by_name: Mapping[str, int]) -> Callable[[str], bytes]:
