@@ -145,7 +145,7 @@ def finery(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[str]
 
 @contextmanager
 def peer(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[Callable[[], str]]:
-    """vLLM's own server, with the arguments and variables that Finery gives the engine: its address, once it answers."""
+    """vLLM's own server with Finery's engine arguments and variables; yields what waits for its address."""
     fields = {name: arguments.pop(name) for name in list(arguments) if name in OWN_FIELDS}
     hardware = Hardware(is_cpu_build())
     config = EngineConfig(wish.model, wish.max_model_len, extra=arguments, **fields)
