@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
 from finery_inference.app import DEPLOYMENT_SERVICE, INFERENCE_SERVICE, InferenceProcess
@@ -12,6 +13,7 @@ from finery_inference.deployments.source import SourceResolver
 from finery_inference.deployments.store import DeploymentStore
 from finery_inference.engines.fake import FakeEngineFactory, FakePace
 from finery_inference.engines.protocol import EngineFactory
+from finery_inference.engines.transformers.factory import TransformersFactory
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
@@ -31,7 +33,7 @@ def build(settings: Settings) -> InferenceProcess:
     log = logger("inference")
     sources = SourceResolver(Home(settings.home).models, hubs_from(os.environ), settings.check_path)
     store = DeploymentStore(open_sqlite(settings.state / "deployments.db"))
-    manager = DeploymentManager(store, sources, {"vllm": engine_factory(settings)}, RestartPolicy(), log)
+    manager = DeploymentManager(store, sources, engine_factories(settings), RestartPolicy(), log)
     generator = Generator(manager.model, settings.max_requests)
     server = RpcServer(
         settings.listen,
@@ -53,8 +55,8 @@ def build(settings: Settings) -> InferenceProcess:
     return InferenceProcess(OwnerLock(settings.state), server, manager, generator, settings.drain_seconds, log)
 
 
-def engine_factory(settings: Settings) -> EngineFactory:
-    """What starts engines in this process."""
+def engine_factories(settings: Settings) -> Mapping[str, EngineFactory]:
+    """What starts engines in this process, by the name of the inference backend."""
     if settings.engine == "fake":
         pace = FakePace(
             settings.fake_start_seconds,
@@ -63,8 +65,10 @@ def engine_factory(settings: Settings) -> EngineFactory:
             settings.fake_tokens_per_delta,
             settings.fake_answer_tokens,
         )
-        return FakeEngineFactory(pace)
-    hardware = Hardware(is_cpu_build(), settings.cpu_kv_cache_mib * 2**20, settings.cpu_threads)
+        fake = FakeEngineFactory(pace)
+        return {"vllm": fake, "transformers": fake}
+    cache = settings.cpu_kv_cache_mib * 2**20
+    hardware = Hardware(is_cpu_build(), cache, settings.cpu_threads)
     scratch = scratch_directory(settings.state)
     os.environ.update(vllm_environment(hardware, os.getpid(), settings.state, scratch))
-    return VllmFactory(hardware, scratch)
+    return {"vllm": VllmFactory(hardware, scratch), "transformers": TransformersFactory(hardware.cpu_threads, cache)}

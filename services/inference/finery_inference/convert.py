@@ -38,6 +38,9 @@ _ROLES = {
     ipb.CHAT_ROLE_TOOL: "tool",
 }
 _FINISHES = {"stop": ipb.FINISH_REASON_STOP, "length": ipb.FINISH_REASON_LENGTH}
+_BACKENDS = {"": "vllm", "pt": "transformers"}
+"""What other names of engines mean."""
+
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 _MODEL_ID = re.compile(r"[^\s\x00-\x1f]{1,200}")
 
@@ -60,7 +63,7 @@ def deployment_spec(message: dpb.DeploymentSpec) -> DeploymentSpec:
         model_type=message.model.model_type,
         model_id_or_path=message.model.model_id_or_path,
         served_model_name=name,
-        infer_backend=message.infer_backend or "vllm",
+        infer_backend=_BACKENDS.get(message.infer_backend, message.infer_backend),
         max_model_len=_natural(message, "max_model_len"),
         dtype=message.dtype or "auto",
         gpu_memory_utilization=memory,

@@ -24,8 +24,8 @@ class ServingArguments:
     merge_lora: Switch = False
     """Merge an adapter into its base model first, and serve the result."""
 
-    infer_backend: str = "vllm"
-    """The engine."""
+    infer_backend: Literal["vllm", "transformers", "pt"] = "vllm"
+    """The engine: vllm, or the native one, transformers (pt is another name for it)."""
 
     max_model_len: Maybe[int] = None
     """Longest prompt and answer together, in tokens (default: the model's own, as far as memory allows)."""

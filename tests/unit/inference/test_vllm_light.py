@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
+from finery_inference.engines.kv_cache import bytes_per_token, kv_cache_bytes
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.arguments import engine_arguments
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware
-from finery_inference.engines.vllm.kv_cache import bytes_per_token, kv_cache_bytes
 from finery_inference.engines.vllm.last_words import LAST_WORDS, LastWords, LastWordsHandler
 from finery_inference.engines.vllm.tuning import check_tuning
 from finery_shared.errors import FineryError

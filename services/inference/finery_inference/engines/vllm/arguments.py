@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.kv_cache import kv_cache_bytes, machine_memory
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.vllm.hardware import Hardware
-from finery_inference.engines.vllm.kv_cache import kv_cache_bytes, machine_memory
 from finery_shared.errors import FineryError, Reason
 
 

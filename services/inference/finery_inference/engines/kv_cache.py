@@ -1,4 +1,4 @@
-"""How large a key-value cache to give an engine on a CPU; on a GPU vLLM takes a share of the card."""
+"""How large a key-value cache to give an engine on a CPU; on a GPU an engine takes a share of the card."""
 
 from __future__ import annotations
 

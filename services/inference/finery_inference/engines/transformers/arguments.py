@@ -1,0 +1,59 @@
+"""What a deployment on this engine may ask for; everything else is refused, with what to do instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+from pydantic import JsonValue
+
+from finery_inference.engines.protocol import EngineConfig
+from finery_shared.errors import FineryError, Reason, invalid
+
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+
+
+def _is_count(value: JsonValue) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+TUNING: Mapping[str, tuple[Callable[[JsonValue], bool], str]] = {
+    "attn_implementation": (lambda value: value in ATTENTION, f"one of: {', '.join(ATTENTION)}"),
+    "enable_prefix_caching": (lambda value: isinstance(value, bool), "true or false"),
+    "max_num_batched_tokens": (_is_count, "a number, 1 or more"),
+    "max_num_seqs": (_is_count, "a number, 1 or more"),
+}
+"""All engine arguments there are, what each may be, and that in words. Those that vLLM has too mean the same."""
+
+
+def check_tuning(arguments: Mapping[str, JsonValue]) -> None:
+    """Refuse engine arguments by name: INVALID_ARGUMENT."""
+    for name, value in arguments.items():
+        if name not in TUNING:
+            known = ", ".join(sorted(TUNING))
+            raise invalid(
+                "engine_args",
+                f"{name} can't be set on the transformers engine; leave it out, or deploy with --infer_backend vllm. "
+                f"What can be: {known}.",
+            )
+        fits, words = TUNING[name]
+        if not fits(value):
+            raise invalid("engine_args", f"{name} must be {words}.")
+
+
+def check_model(config: EngineConfig) -> None:
+    """Refuse what this engine can't do, before anything is loaded: INVALID_ARGUMENT, UNSUPPORTED."""
+    if config.tensor_parallel_size > 1:
+        message = "the transformers engine takes one GPU; deploy with --infer_backend vllm to split a model over more."
+        raise invalid("tensor_parallel_size", message)
+    try:
+        described = json.loads((config.model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{config.model} has no config.json that can be read: check the path."
+        raise FineryError(Reason.ENGINE_FAILED, message, detail=str(error)) from error
+    if described.get("quantization_config"):
+        raise FineryError(
+            Reason.UNSUPPORTED,
+            f"{config.model} is quantized, which the transformers engine can't load. Deploy it with --infer_backend "
+            "vllm, or deploy the merged model that it was made from.",
+        )

@@ -1,0 +1,153 @@
+"""The service's side of a worker process: an engine like any other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.protocol import Delta, EngineRequest, EngineStats, Tokenizer
+from finery_inference.engines.transformers.messages import (
+    Abort,
+    Load,
+    NotLoaded,
+    Ready,
+    Report,
+    RequestFailed,
+    Step,
+)
+from finery_inference.engines.transformers.process import WorkerProcess
+from finery_shared.errors import FineryError, Reason
+
+End = FineryError | None
+Queue = asyncio.Queue[Delta | FineryError]
+
+
+class TransformersEngine:
+    """One worker process. `load` it before use."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, Queue] = {}
+        self._stats = EngineStats(0, 0, 0.0, 0)
+        self._loaded: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._tokenizer: Tokenizer
+        self._dead = False
+        self._process = WorkerProcess(self._receive)
+
+    async def load(self, command: Load, tokenizer: asyncio.Future[Tokenizer]) -> None:
+        """Wait until the model answers; raises ENGINE_FAILED, or ENGINE_DEAD when the process was ended meanwhile."""
+        self._process.send(command)
+        await self._loaded
+        self._tokenizer = await tokenizer
+
+    @property
+    def max_model_len(self) -> int:
+        """As configured, or the model's own."""
+        return self._loaded.result().max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the embedding."""
+        return self._loaded.result().vocab_size
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own."""
+        return self._tokenizer
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return not self._dead and self._process.alive
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
+        """Deltas as the worker makes them; several of an answer that wait are merged into one."""
+        if not self.alive:
+            raise engine_dead()
+        queue: Queue = asyncio.Queue()
+        self._queues[request.request_id] = queue
+        self._process.send(request)
+        left = request.sampling.n
+        try:
+            while left:
+                for delta in _merged(await _waiting(queue)):
+                    left -= delta.finish is not None
+                    yield delta
+        finally:
+            del self._queues[request.request_id]
+            if left:
+                self._process.send(Abort(request.request_id))
+
+    async def stats(self) -> EngineStats:
+        """What the worker last reported; it reports after every step and abort."""
+        if not self.alive:
+            raise engine_dead()
+        return self._stats
+
+    async def shutdown(self) -> None:
+        """End the process."""
+        self._die()
+        await self._process.end()
+
+    def _receive(self, report: Report | None) -> None:
+        match report:
+            case Step(deltas, stats):
+                self._stats = stats
+                for request_id, delta in deltas:
+                    self._put(request_id, delta)
+            case RequestFailed(request_id, detail):
+                message = "The engine failed at this request. Try again."
+                self._put(request_id, FineryError(Reason.ENGINE_FAILED, message, detail=detail))
+            case Ready():
+                self._settle(report)
+            case NotLoaded(reason, message, detail):
+                self._settle(FineryError(reason, message, detail=detail))
+            case None:
+                self._die()
+
+    def _put(self, request_id: str, what: Delta | FineryError) -> None:
+        queue = self._queues.get(request_id)
+        if queue is not None:
+            queue.put_nowait(what)
+
+    def _settle(self, outcome: Ready | FineryError) -> None:
+        if self._loaded.done():
+            return
+        if isinstance(outcome, Ready):
+            self._loaded.set_result(outcome)
+        else:
+            self._loaded.set_exception(outcome)
+
+    def _die(self) -> None:
+        self._dead = True
+        self._settle(engine_dead("the engine's process has ended"))
+        # Whoever would have waited for the exception may be gone.
+        self._loaded.exception()
+        for queue in self._queues.values():
+            queue.put_nowait(engine_dead())
+
+
+async def _waiting(queue: Queue) -> list[Delta]:
+    """All that waits, at least one delta; raises an error when nothing comes before it."""
+    deltas: list[Delta] = []
+    while not deltas or not queue.empty():
+        what = await queue.get()
+        if isinstance(what, FineryError):
+            if not deltas:
+                raise what
+            queue.put_nowait(what)
+            return deltas
+        deltas.append(what)
+    return deltas
+
+
+def _merged(deltas: list[Delta]) -> list[Delta]:
+    """One delta for each answer among these."""
+    by_answer: dict[int, Delta] = {}
+    for delta in deltas:
+        earlier = by_answer.get(delta.index)
+        if earlier is not None:
+            ids = [*earlier.token_ids, *delta.token_ids]
+            delta = Delta(delta.index, earlier.text + delta.text, ids, delta.finish, earlier.cached_tokens)
+        by_answer[delta.index] = delta
+    return list(by_answer.values())

@@ -1,0 +1,62 @@
+"""A model and its tokenizer from a directory, and a batch that generates with them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from finery_inference.engines.kv_cache import bytes_per_token
+from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.transformers.batch import Batch, Tell, batching
+from finery_inference.engines.transformers.messages import Load
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """What a worker serves."""
+
+    batch: Batch
+    max_model_len: int
+    vocab_size: int
+
+
+def load(command: Load, tell: Tell) -> LoadedBatch:
+    """Load what is asked for, on the GPU if there is one. Nothing is fetched, and no code of the model's is run."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    config = command.config
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        torch.set_num_threads(command.threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model,
+        dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+        attn_implementation=config.extra.get("attn_implementation", "sdpa"),
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    model = model.to("cuda" if on_gpu else "cpu").eval()
+    described = model.config.get_text_config()
+    length = config.max_model_len or int(described.max_position_embeddings)
+    tokens = None if on_gpu else _cache_tokens(command, model.dtype, described.to_dict())
+    options = batching(tokens, length, config.gpu_memory_utilization, config.extra)
+    return LoadedBatch(Batch(model, _tokenizer(config), options, tell), length, int(described.vocab_size))
+
+
+def _tokenizer(config: EngineConfig) -> Tokenizer:
+    """The part of the model's tokenizer that can decode token by token. Raises ValueError where there is none."""
+    tokenizer = AutoTokenizer.from_pretrained(config.model, local_files_only=True, trust_remote_code=False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ValueError(f"its tokenizer, {type(tokenizer).__name__}, is not one of the tokenizers library")
+    return backend
+
+
+def _cache_tokens(command: Load, dtype: torch.dtype, described: dict[str, object]) -> int:
+    return command.kv_cache_bytes // bytes_per_token(described, str(dtype).removeprefix("torch."))
