@@ -69,19 +69,24 @@ class ExportOptions(TypedDict, total=False):
     exist_ok: bool
 
 
-class DeployOptions(TypedDict, total=False):
-    """See `DeployArguments`."""
+class LoadOptions(TypedDict, total=False):
+    """See `ServingArguments`."""
 
     ckpt_dir: str
     model_type: str
     model_id_or_path: str
     merge_lora: bool
-    infer_backend: str
+    infer_backend: Literal["vllm", "transformers", "pt"]
     max_model_len: int | None
     served_model_name: str
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     gpu_memory_utilization: float | None
     tensor_parallel_size: int | None
     engine_args: Sequence[str]
+
+
+class DeployOptions(LoadOptions, total=False):
+    """See `DeployArguments`."""
+
     port: int
     replicas: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +11,13 @@ from typing import Self, TypeVar, Unpack
 
 from finery_client.arguments import DeployArguments, ExportArguments
 from finery_client.arguments.deploy import ServingArguments
+from finery_client.asking import Model
 from finery_client.calls import Calls
 from finery_client.connect import Connection
 from finery_client.conversation import Chat
 from finery_client.deployments import Deployments, OnState, Placed, place, remove, remove_all
 from finery_client.endpoints import Endpoint, base_url
-from finery_client.options import DeployOptions
+from finery_client.options import DeployOptions, LoadOptions
 from finery_client.results import ExportResult
 from finery_client.sdk import build, run_export
 from finery_client.specs import deployment_spec
@@ -83,6 +85,22 @@ def deploy(
             services.close()
         raise
     return serving if connection is not None else replace(serving, _close=services.close)
+
+
+@contextlib.contextmanager
+def load_model(
+    *, system: str = "", connection: Connection | None = None, **options: Unpack[LoadOptions]
+) -> Iterator[Model]:
+    """A model to ask, for as long as the ``with`` statement: a running service forgets it then, a private one ends.
+
+    The arguments are `DeployArguments`' fields; ``system`` is a system prompt. Raises FineryError.
+    """
+    with deploy(connection=connection, port=0, **options) as serving:
+        try:
+            yield Model(serving.chat(), system)
+        finally:
+            if not serving.private_inference:
+                withdraw(serving)
 
 
 def serve(arguments: DeployArguments, services: Connection, on_state: OnState | None = None) -> Serving:

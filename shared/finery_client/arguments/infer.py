@@ -18,6 +18,9 @@ class InferArguments(ServingArguments):
     model: Text = ""
     """The id of a deployed model (default: the only one there is)."""
 
+    query: Text = ""
+    """A single question: show its answer and end."""
+
     system: Text = ""
     """System prompt (default: the chat template's own)."""
 

@@ -45,8 +45,11 @@ def _deployed(arguments: InferArguments, services: Connection) -> Chat:
 
 
 def _talk(chat: Chat, arguments: InferArguments, screen: Screen) -> int:
-    screen.say(f"Talking with {chat.model}. `clear` forgets the conversation, `exit` ends it.")
+    said = "" if arguments.query else " `clear` forgets the conversation, `exit` ends it."
+    screen.say(f"Talking with {chat.model}.{said}")
     conversation = Conversation(chat, arguments.system, _sampling(arguments), stream=arguments.stream)
+    if arguments.query:
+        return 0 if _answer(conversation, arguments.query, screen) else 1
     interactive = sys.stdin.isatty()
     status = 0
     for query in _queries(interactive):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from finery.inference.v1.deployments_pb2 import Deployment
-from finery_client import Chat, Connection, FineryError, Reason, chat, chat_stream, deploy
+from finery_client import Chat, Connection, FineryError, Reason, chat, chat_stream, deploy, load_model
 from finery_client.calls import Calls
 from finery_client.conversation import conversation
 from finery_client.deployments import Deployments
@@ -98,6 +98,21 @@ def deployed(endpoint: Endpoint) -> list[str]:
         return [deployment.model_id for deployment in Deployments(calls).list()]
 
 
+def test_a_model_is_loaded_for_a_with_statement_alone(
+    model: Path, someone_elses: Endpoint, serving_env: dict[str, str], machine: Callable[..., Machine]
+):
+    named = machine(serving_env | {"FINERY_INFERENCE": someone_elses.address})
+    with Connection(named) as services, load_model(model_id_or_path="toy", connection=services) as loaded:
+        assert deployed(someone_elses) == ["toy"]
+        response, history = loaded.ask("Hello", max_tokens=8)
+        stream = loaded.stream("And now?", history, max_tokens=8)
+        assert "".join(stream) == stream.response
+        assert [len(answer.response) for answer in loaded.ask_all(["a", "b"], max_tokens=8)] == [8, 8]
+    assert len(response) == 8
+    assert len(stream.history) == 4
+    assert deployed(someone_elses) == []
+
+
 def test_a_load_that_fails_or_is_interrupted_leaves_nothing_behind(
     model: Path, someone_elses: Endpoint, machine: Callable[..., Machine]
 ):
@@ -164,6 +179,7 @@ def test_deploy_serves_until_interrupted(
         url = second.removeprefix("base_url: ").strip()
         assert Chat(url).models() == ["toy"]
         talked = subprocess_talk(finery, serving_env)
+        one = finery("infer", "--query", "Who are you?", "--max_new_tokens", "8", "--stream", "false", **serving_env)
         process.send_signal(number)
         finish(process)
     assert process.returncode == 0
@@ -171,6 +187,8 @@ def test_deploy_serves_until_interrupted(
     assert talked.stdout.count("-" * 50) == 2
     assert talked.stdout.startswith("<<< Who are you?\n")
     assert "<<< clear" not in talked.stdout
+    assert one.returncode == 0, one.stderr
+    assert len(one.stdout) == len("\n") + 8
 
 
 def subprocess_talk(finery: Finery, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
