@@ -1,3 +1,5 @@
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest_asyncio
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.transformers.factory import TransformersFactory
 from finery_inference.engines.transformers.process import WORKER
+from finery_shared.errors import FineryError, Reason
 from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest
 
 pytestmark = [
@@ -47,6 +50,30 @@ class TestTransformersEngine(EngineContract):
     @pytest_asyncio.fixture(loop_scope="module")
     async def ending(self, smollm2: Path) -> EngineUnderTest:
         return await start(smollm2)
+
+
+async def test_what_transformers_refuses_is_told(smollm2: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(smollm2 / name, tmp_path)
+    with pytest.raises(FineryError, match=r"could not load .*: .*safetensors") as refusal:
+        await start(tmp_path)
+    assert refusal.value.reason is Reason.ENGINE_FAILED
+
+
+async def test_a_start_that_is_left_or_killed_is_undone(smollm2: Path) -> None:
+    starting = asyncio.create_task(start(smollm2))
+    while not workers():
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert not workers()
+    starting = asyncio.create_task(start(smollm2))
+    while not workers():
+        await asyncio.sleep(0.01)
+    workers()[0].kill()
+    with pytest.raises(FineryError) as refusal:
+        await starting
+    assert refusal.value.reason is Reason.ENGINE_DEAD
 
 
 async def test_nothing_is_left_of_a_shut_down_engine() -> None:

@@ -82,7 +82,8 @@ class Harness:
         self.store = store(open_sqlite(settings.state / "deployments.db"))
         sources = SourceResolver(home / "models", hubs, settings.check_path)
         policy = policy or RestartPolicy(first=0.05, attempts=3)
-        manager = DeploymentManager(self.store, sources, {"vllm": self.factory}, policy, log)
+        backends = {"vllm": self.factory, "transformers": self.factory}
+        manager = DeploymentManager(self.store, sources, backends, policy, log)
         self.generator = Generator(manager.model, most)
         add_deployments = deployments_pb2_grpc.add_DeploymentServiceServicer_to_server
         add_inference = inference_pb2_grpc.add_InferenceServiceServicer_to_server

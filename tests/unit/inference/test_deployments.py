@@ -70,6 +70,13 @@ async def test_a_repeated_request_makes_nothing_new(harness: Harness, model_dir:
     assert len(await harness.list()) == 1
 
 
+async def test_an_engine_goes_by_its_other_name_too(harness: Harness, model_dir: Path) -> None:
+    chosen = [(await harness.deploy(model_dir, name or "none", infer_backend=name)).spec for name in ("pt", "")]
+    assert [spec.infer_backend for spec in chosen] == ["transformers", "vllm"]
+    error = await refusal(harness.create(model={"model_id_or_path": str(model_dir)}, infer_backend="ggml"))
+    assert "vllm, transformers" in error.message
+
+
 async def test_pages_are_oldest_first(harness: Harness, model_dir: Path) -> None:
     for name in "abcde":
         await harness.create(model={"model_id_or_path": str(model_dir)}, served_model_name=name)

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from finery_inference.engines.protocol import EngineConfig, EngineRequest, Sampling
 from finery_inference.engines.transformers.answer import Answer
-from finery_inference.engines.transformers.arguments import check_model, check_tuning
+from finery_inference.engines.transformers.arguments import check_model, check_request, check_tuning
 from finery_inference.engines.transformers.choice import Chooser
 from finery_inference.engines.transformers.text import TextStream
 from finery_shared.errors import FineryError, Reason
@@ -140,6 +141,23 @@ def test_other_engine_arguments_are_refused(arguments: dict[str, JsonValue], wor
 
 def test_tuning_is_let_through() -> None:
     check_tuning({"attn_implementation": "eager", "max_num_seqs": 4, "enable_prefix_caching": False})
+
+
+@dataclass(frozen=True)
+class MoreSampling(Sampling):
+    """What another engine may know."""
+
+    mood: str = ""
+    words: tuple[str, ...] = field(default_factory=tuple)
+
+
+@pytest.mark.parametrize("more", [{"mood": "good"}, {"words": ("sea",)}])
+def test_sampling_that_this_engine_does_not_know_is_refused(more: dict[str, object]) -> None:
+    plain = MoreSampling(9, 0.5, 0.9, 4, 0.1, 0.1, 0.1, 1.1, 7, ("x",), (1,), 2, True)
+    check_request(EngineRequest("r", [1], plain))
+    with pytest.raises(FineryError, match="--infer_backend vllm") as refusal:
+        check_request(EngineRequest("r", [1], MoreSampling(9, **more)))  # type: ignore[arg-type]
+    assert refusal.value.metadata == {"field": next(iter(more))}
 
 
 def test_a_quantized_model_is_refused_with_the_remedy(tmp_path: Path) -> None:

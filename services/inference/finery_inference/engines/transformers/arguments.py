@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
 from pydantic import JsonValue
 
-from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.protocol import EngineConfig, EngineRequest
 from finery_shared.errors import FineryError, Reason, invalid
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -24,6 +26,25 @@ TUNING: Mapping[str, tuple[Callable[[JsonValue], bool], str]] = {
     "max_num_seqs": (_is_count, "a number, 1 or more"),
 }
 """All engine arguments there are, what each may be, and that in words. Those that vLLM has too mean the same."""
+
+
+SAMPLING = frozenset(
+    {
+        *("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
+        *("repetition_penalty", "seed", "stop", "stop_token_ids", "n", "ignore_eos"),
+    }
+)
+"""What `choice` and `answer` know of sampling; whatever else is asked for is refused rather than left out."""
+
+
+def check_request(request: EngineRequest) -> None:
+    """Refuse sampling that this engine has not, by name: INVALID_ARGUMENT."""
+    for field in fields(request.sampling):
+        if field.name not in SAMPLING and getattr(request.sampling, field.name) != _default(field):
+            raise invalid(
+                field.name,
+                "the transformers engine can't do that; leave it out, or deploy the model with --infer_backend vllm.",
+            )
 
 
 def check_tuning(arguments: Mapping[str, JsonValue]) -> None:
@@ -57,3 +78,7 @@ def check_model(config: EngineConfig) -> None:
             f"{config.model} is quantized, which the transformers engine can't load. Deploy it with --infer_backend "
             "vllm, or deploy the merged model that it was made from.",
         )
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.protocol import Delta, EngineRequest, EngineStats, Tokenizer
+from finery_inference.engines.transformers.arguments import check_request
 from finery_inference.engines.transformers.messages import (
     Abort,
     Load,
@@ -19,7 +20,6 @@ from finery_inference.engines.transformers.messages import (
 from finery_inference.engines.transformers.process import WorkerProcess
 from finery_shared.errors import FineryError, Reason
 
-End = FineryError | None
 Queue = asyncio.Queue[Delta | FineryError]
 
 
@@ -37,7 +37,7 @@ class TransformersEngine:
     async def load(self, command: Load, tokenizer: asyncio.Future[Tokenizer]) -> None:
         """Wait until the model answers; raises ENGINE_FAILED, or ENGINE_DEAD when the process was ended meanwhile."""
         self._process.send(command)
-        await self._loaded
+        await asyncio.shield(self._loaded)
         self._tokenizer = await tokenizer
 
     @property
@@ -64,6 +64,7 @@ class TransformersEngine:
         """Deltas as the worker makes them; several of an answer that wait are merged into one."""
         if not self.alive:
             raise engine_dead()
+        check_request(request)
         queue: Queue = asyncio.Queue()
         self._queues[request.request_id] = queue
         self._process.send(request)

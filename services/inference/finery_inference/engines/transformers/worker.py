@@ -14,7 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from finery_inference.engines.protocol import EngineRequest
-from finery_inference.engines.transformers.messages import Abort, Command, Load, NotLoaded, Ready, Report
+from finery_inference.engines.transformers.messages import Abort, Command, Load, NotLoaded, Ready, Report, RequestFailed
 from finery_shared.errors import Reason
 
 
@@ -70,7 +70,10 @@ def main(descriptor: int) -> None:
     while True:
         match socket.next():
             case EngineRequest() as request:
-                loaded.batch.add(request)
+                try:
+                    loaded.batch.add(request)
+                except Exception as error:  # one request must not end all others
+                    socket.tell(RequestFailed(request.request_id, repr(error)))
             case Abort(request_id):
                 loaded.batch.abort(request_id)
 
