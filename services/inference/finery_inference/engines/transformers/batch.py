@@ -51,6 +51,8 @@ class Batch:
         processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Choice(self._choose)]))
         processors.tensors_required = 1
         self._manager.logit_processor = processors
+        # Makes the cache now: what there is no memory for, or no support, is an error of loading.
+        self._manager.warmup()
 
     def start(self) -> None:
         """Begin to work."""
