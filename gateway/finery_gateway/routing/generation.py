@@ -100,7 +100,7 @@ class Generation:
         ENGINE_FAILED error.
         """
         failure: FineryError | None = None
-        while backend := self._table.choose(self._request.model, self._tried):
+        while backend := self._table.route(self._request, self._tried):
             started = complete = False
             try:
                 async for event in self._open(backend):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from finery.inference.v1 import deployments_pb2
+from finery.inference.v1 import deployments_pb2, inference_pb2
+from finery_gateway.routing.affinity import PrefixAffinity, prefix_keys
 from finery_gateway.routing.backend import Backend, Served
 from finery_shared.errors import FineryError, Reason
 
 
 class RoutingTable:
-    """Chooses the backend with the least work in flight among those that serve a model."""
+    """Chooses among the backends that serve a model: by the prompt's beginning, then by the work in flight."""
 
-    def __init__(self, addresses: Sequence[str], stale_seconds: float) -> None:
+    def __init__(self, addresses: Sequence[str], stale_seconds: float, affinity: PrefixAffinity | None = None) -> None:
         self._addresses = addresses
         self._stale_seconds = stale_seconds
+        self._affinity = affinity or PrefixAffinity()
         self._backends: list[Backend] = []
 
     def add(self, backend: Backend) -> None:
@@ -25,22 +27,44 @@ class RoutingTable:
         """Route to one less."""
         self._backends.remove(backend)
 
+    def route(self, request: inference_pb2.GenerateRequest, tried: Collection[Backend] = ()) -> Backend | None:
+        """The best backend for a generation that was not tried yet.
+
+        That is one that has the beginning of the prompt in its cache, if it is not clearly busier than others, else
+        the one with the least work.
+        """
+        ready = self._ready(request.model, tried)
+        if len(ready) < 2:
+            return ready[0] if ready else None
+        keys = prefix_keys(request)
+        heard = [b for b in ready if not self._is_stale(b)]
+        best = self._affinity.prefer(keys, heard) or self._least_busy(ready)
+        self._affinity.note(keys, best)
+        return best
+
     def choose(self, model: str, tried: Collection[Backend] = ()) -> Backend | None:
-        """The best backend for a model that was not tried yet.
+        """The backend with the least work for a model that was not tried yet.
 
         One that has fallen silent is the last resort: it may be dead, or only busy.
         """
-        ready = [b for b in self._backends if b not in tried and b.is_ready(model)]
-        if len(ready) < 2:
-            return ready[0] if ready else None
+        ready = self._ready(model, tried)
+        return self._least_busy(ready) if ready else None
+
+    def _ready(self, model: str, tried: Collection[Backend]) -> list[Backend]:
+        return [b for b in self._backends if b not in tried and b.is_ready(model)]
+
+    def _least_busy(self, ready: Sequence[Backend]) -> Backend:
         best = min(ready, key=self._cost)
         # Equal ones take turns.
         self._backends.remove(best)
         self._backends.append(best)
         return best
 
+    def _is_stale(self, backend: Backend) -> bool:
+        return backend.silence > self._stale_seconds
+
     def _cost(self, backend: Backend) -> tuple[bool, int]:
-        return backend.silence > self._stale_seconds, backend.in_flight
+        return self._is_stale(backend), backend.in_flight
 
     def models(self) -> list[Served]:
         """The deployments that can be asked, oldest first, each model id once."""
