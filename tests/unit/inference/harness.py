@@ -1,7 +1,6 @@
 """An inference process inside the test's: a real gRPC server, manager and database, and the fake engine."""
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,21 +28,7 @@ from finery_shared.jobs.schema import open_sqlite
 from finery_shared.log import logger
 from finery_shared.models import ModelHub
 from finery_shared.rpc import RpcServer, Servicer, from_rpc_error, open_channel
-
-CHATML = "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
-
-
-def write_model(path: Path, **generation: Any) -> Path:
-    """A directory that passes for a Llama chat model; the fake engine never opens its weights."""
-    path.mkdir(parents=True)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048, "vocab_size": 259, **shape}
-    (path / "config.json").write_text(json.dumps(config))
-    (path / "tokenizer.json").write_text("{}")
-    (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML, "eos_token": "<|im_end|>"}))
-    (path / "generation_config.json").write_text(json.dumps(generation))
-    (path / "model.safetensors").write_bytes(b"weights")
-    return path
+from tests.fakes.toy_model import write_model
 
 
 def write_artifact(path: Path, kind: Kind = Kind.MODEL) -> Path:
