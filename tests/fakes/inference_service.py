@@ -193,12 +193,15 @@ def main() -> int:
     parser.add_argument("--announce", type=Path, required=True)
     parser.add_argument("--pieces", type=int, default=3)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--failures", type=int, default=0, help="requests that fail before the first one that does not")
+    parser.add_argument("--reason", type=Reason, default=Reason.QUEUE_FULL)
     options = parser.parse_args()
 
     def build() -> FakeInference:
         fake = FakeInference([options.model], options.listen)
         script = Script(pieces=[f"piece{i} " for i in range(options.pieces)], delay=options.delay)
-        fake.script = lambda request: script
+        failing = Script(failure=FineryError(options.reason, "Not now."))
+        fake.script = lambda request: failing if len(fake.requests) <= options.failures else script
         return fake
 
     return run_process("fake-inference", build, lambda: options.announce)
