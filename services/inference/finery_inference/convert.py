@@ -10,10 +10,10 @@ from pydantic import JsonValue
 
 from finery.inference.v1 import deployments_pb2 as dpb
 from finery.inference.v1 import inference_pb2 as ipb
+from finery_inference.convert_chat import chat_input
 from finery_inference.deployments.model import Deployment, DeploymentSpec, Snapshot, State
 from finery_inference.engines.protocol import EngineStats, Structured
 from finery_inference.generation.request import (
-    ChatInput,
     Chunk,
     Complete,
     GenerationRequest,
@@ -31,16 +31,13 @@ _STATES = {
     State.UNLOADING: dpb.DEPLOYMENT_STATE_UNLOADING,
     State.FAILED: dpb.DEPLOYMENT_STATE_FAILED,
 }
-_ROLES = {
-    ipb.CHAT_ROLE_SYSTEM: "system",
-    ipb.CHAT_ROLE_USER: "user",
-    ipb.CHAT_ROLE_ASSISTANT: "assistant",
-    ipb.CHAT_ROLE_TOOL: "tool",
+_FINISHES = {
+    "stop": ipb.FINISH_REASON_STOP,
+    "length": ipb.FINISH_REASON_LENGTH,
+    "tool_calls": ipb.FINISH_REASON_TOOL_CALLS,
 }
-_FINISHES = {"stop": ipb.FINISH_REASON_STOP, "length": ipb.FINISH_REASON_LENGTH}
 _BACKENDS = {"": "vllm", "pt": "transformers"}
 """What other names of engines mean."""
-
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 _MODEL_ID = re.compile(r"[^\s\x00-\x1f]{1,200}")
 
@@ -128,7 +125,7 @@ def prompt(message: ipb.GenerateRequest | ipb.TokenizeRequest) -> PromptInput:
     """Raises INVALID_ARGUMENT."""
     kind = message.WhichOneof("prompt")
     if kind == "chat":
-        return ChatInput(tuple((_role(m.role, at), m.content) for at, m in enumerate(message.chat.messages)))
+        return chat_input(message.chat)
     if kind == "text":
         return TextInput(message.text.text)
     if kind == "token_ids" and isinstance(message, ipb.GenerateRequest):
@@ -149,6 +146,8 @@ def generate_response(event: Chunk | Complete) -> ipb.GenerateResponse:
         )
         for position in event.logprobs:
             chunk.logprobs.add(chosen=_logprob(position.chosen), top=[_logprob(each) for each in position.top])
+        for call in event.tool_calls:
+            chunk.tool_calls.add(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
         return ipb.GenerateResponse(chunk=chunk)
     finishes = [
         ipb.ChoiceFinish(index=index, finish_reason=_FINISHES[finish]) for index, finish in enumerate(event.finishes)
@@ -224,10 +223,3 @@ def _json(key: str, text: str) -> JsonValue:
     except ValueError:
         raise invalid("engine_args", f"the value of {key}, {text!r}, is not JSON.") from None
     return value
-
-
-def _role(role: ipb.ChatRole.ValueType, at: int) -> str:
-    name = _ROLES.get(role)
-    if name is None:
-        raise invalid(f"messages[{at}].role", "it must be system, user, assistant or tool.")
-    return name

@@ -9,6 +9,9 @@ from typing import Any
 from finery_shared.datasets.conversation import ToolCall, ToolFunction, Turn
 from finery_shared.datasets.problems import RowProblem
 
+_TOLD = ("name", "description", "parameters")
+"""What a chat template is told of a function: all that OpenAI's API can say of one."""
+
 
 def read_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
     """A message's ``tool_calls``, their arguments as objects; raises RowProblem."""
@@ -26,7 +29,11 @@ def call_turn(text: str) -> Turn:
 
 
 def read_tools(tools: Sequence[object]) -> tuple[Mapping[str, Any], ...]:
-    """The functions that a row offers, each as {type: function, function: {name, …}}; raises RowProblem."""
+    """The functions that a row or a request offers; raises RowProblem.
+
+    Each comes as {type: function, function: {name, description, parameters}}, in this order and without what is empty,
+    so that a tool reads the same to the model however it was written.
+    """
     return tuple(_tool(tool) for tool in tools)
 
 
@@ -56,7 +63,8 @@ def _tool(tool: object) -> Mapping[str, Any]:
     function = tool.get("function", tool)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RowProblem("a tool has no name")
-    return {"type": "function", "function": _without_none(function)}
+    told = {key: function[key] for key in _TOLD if function.get(key) not in (None, "")}
+    return {"type": "function", "function": _without_none(told)}
 
 
 def _without_none(value: Any) -> Any:

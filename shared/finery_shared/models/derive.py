@@ -12,6 +12,7 @@ from finery_shared.models.directory import ModelFiles, read_model_files
 from finery_shared.models.shape import ModelShape
 from finery_shared.models.spec import ModelSpec
 from finery_shared.templates.families import family_of
+from finery_shared.templates.tool_parsers import tool_parser_of
 
 
 def from_path(path: Path, model_type: str | None = None) -> ModelSpec:
@@ -20,7 +21,7 @@ def from_path(path: Path, model_type: str | None = None) -> ModelSpec:
     With a registered ``model_type`` the registry's entry is the base (its recipe, its names), checked against the
     directory. Without one, a directory that is called as a registered model (in the store, or in Hugging Face's cache)
     and has its architecture is taken for it. Any other is told from config.json and the tokenizer's files alone, under
-    the name given or the directory's. Template, stop tokens, sizes and quantization are always the directory's.
+    the name given or the directory's. Template, stop tokens, tool parser, sizes and quantization are always the directory's.
 
     Raises FILE_MISSING, MODEL_INVALID (something lacks), UNSUPPORTED (unknown architecture) or INVALID_ARGUMENT (the
     directory is not of that model type).
@@ -76,6 +77,7 @@ def _derive(files: ModelFiles, architecture: Architecture, model_type: str) -> M
         shape=ModelShape.from_config(files.config),
         default_system=template.default_system,
         stop_tokens=tuple(dict.fromkeys(stops)),
+        tool_parser=tool_parser_of(files.chat_template),
         max_model_len=length if isinstance(length, int) else 2048,
         quantized=files.quantized,
         targets=architecture.targets,

@@ -62,8 +62,9 @@ class ModelSpec:
     """One entry of the model registry, or what was read from a model's directory.
 
     ``identity`` are the names by which the base model knows itself and its maker: what a self-cognition score must
-    not find in an answer. ``template`` names an entry of ``finery_shared.templates.families``. ``hf_id`` and ``ms_id``
-    are None for a model that is known by its directory alone.
+    not find in an answer. ``template`` names an entry of ``finery_shared.templates.families``, ``tool_parser`` one of
+    ``finery_shared.templates.tool_parsers``: how the model writes tool calls, None if it makes none. ``hf_id`` and
+    ``ms_id`` are None for a model that is known by its directory alone.
     """
 
     model_type: str
@@ -75,6 +76,7 @@ class ModelSpec:
     ms_id: str | None = None
     default_system: str | None = None
     stop_tokens: tuple[str, ...] = ()
+    tool_parser: str | None = None
     max_model_len: int = 2048
     quantized: bool = False
     targets: TargetModules = TargetModules()

@@ -6,6 +6,8 @@ from finery_shared.templates.render import Prompt, Rendered, render, render_prom
 from finery_shared.templates.rows import render_row
 from finery_shared.templates.stops import default_system, stop_token_ids
 from finery_shared.templates.tokenizer import ChatTokenizer, Messages
+from finery_shared.templates.tool_parsers import tool_parser_of
+from finery_shared.templates.variables import check_variables
 
 __all__ = [
     "ChatTokenizer",
@@ -13,6 +15,7 @@ __all__ = [
     "Prompt",
     "Rendered",
     "TemplateFamily",
+    "check_variables",
     "default_system",
     "family",
     "family_of",
@@ -21,5 +24,6 @@ __all__ = [
     "render_row",
     "render_text",
     "stop_token_ids",
+    "tool_parser_of",
     "truncate_left",
 ]

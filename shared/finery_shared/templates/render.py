@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from finery_shared.templates.tokenizer import ChatTokenizer, Messages
-from finery_shared.templates.turns import check_tools, end_of_tool_turn, end_of_turn, mentions_call, unsupported
+from finery_shared.templates.turns import check_calls, check_tools, end_of_tool_turn, end_of_turn, mentions_call, unsupported
 
 Tools = Sequence[Mapping[str, Any]]
 """Functions that the assistant may call, in OpenAI's shape."""
+
+Variables = Mapping[str, Any]
+"""Further variables of a chat template, by name; see `check_variables`."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,18 @@ def render_text(tokenizer: ChatTokenizer, text: str) -> Rendered:
     return Rendered(text, tuple(ids), (0, *[1] * (len(ids) - 1)) if ids else ())
 
 
-def render_prompt(tokenizer: ChatTokenizer, messages: Messages, tools: Tools = ()) -> Prompt:
-    """Render messages up to the point where the assistant answers; raises UNSUPPORTED if the template refuses."""
-    ids = _ids(tokenizer, messages, tools, prompt=True)
-    return Prompt(_text(tokenizer, messages, tools, prompt=True), tuple(ids))
+def render_prompt(
+    tokenizer: ChatTokenizer, messages: Messages, tools: Tools = (), variables: Variables | None = None
+) -> Prompt:
+    """Render messages up to the point where the assistant answers.
+
+    Raises UNSUPPORTED if the template refuses, or leaves out tools, tool calls or what a tool answered.
+    """
+    ids = _ids(tokenizer, messages, tools, prompt=True, variables=variables)
+    text = _text(tokenizer, messages, tools, prompt=True, variables=variables)
+    check_calls(text, messages)
+    check_tools(text, messages, tools)
+    return Prompt(text, tuple(ids))
 
 
 def _turn_span(tokenizer: ChatTokenizer, text: str, messages: Messages, tools: Tools, index: int) -> tuple[int, int]:
@@ -116,20 +127,34 @@ def _token_position(tokenizer: ChatTokenizer, prefix: str, ids: Sequence[int]) -
     return len(own)
 
 
-def _text(tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, prompt: bool) -> str:
-    return str(_apply(tokenizer, messages, tools, tokenize=False, prompt=prompt))
+def _text(
+    tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, prompt: bool, variables: Variables | None = None
+) -> str:
+    return str(_apply(tokenizer, messages, tools, variables, tokenize=False, prompt=prompt))
 
 
-def _ids(tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, prompt: bool) -> list[int]:
-    return [int(token) for token in _apply(tokenizer, messages, tools, tokenize=True, prompt=prompt)]
+def _ids(
+    tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, prompt: bool, variables: Variables | None = None
+) -> list[int]:
+    return [int(token) for token in _apply(tokenizer, messages, tools, variables, tokenize=True, prompt=prompt)]
 
 
-def _apply(tokenizer: ChatTokenizer, messages: Messages, tools: Tools, *, tokenize: bool, prompt: bool) -> Any:
+def _apply(
+    tokenizer: ChatTokenizer,
+    messages: Messages,
+    tools: Tools,
+    variables: Variables | None,
+    *,
+    tokenize: bool,
+    prompt: bool,
+) -> Any:
     conversation = [dict(message) for message in messages]
-    offered: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
+    more: dict[str, Any] = dict(variables or {})
+    if tools:
+        more["tools"] = [dict(tool) for tool in tools]
     try:
         return tokenizer.apply_chat_template(
-            conversation, tokenize=tokenize, add_generation_prompt=prompt, return_dict=False, **offered
+            conversation, tokenize=tokenize, add_generation_prompt=prompt, return_dict=False, **more
         )
     except Exception as error:  # a template may raise whatever it likes about the messages
         raise unsupported(f"it refuses these messages ({error})") from error

@@ -32,6 +32,12 @@ def mentions_call(turn: str, message: Mapping[str, Any]) -> bool:
     )
 
 
+def check_calls(text: str, messages: Messages) -> None:
+    """Raise UNSUPPORTED when a rendered text lacks tool calls that its messages have."""
+    if not all(mentions_call(text, message) for message in messages if message.get("tool_calls")):
+        raise unsupported("it leaves out tool calls, so the model's family has none")
+
+
 def check_tools(text: str, messages: Messages, tools: Sequence[Mapping[str, Any]]) -> None:
     """Raise UNSUPPORTED when a rendered text lacks a tool that is offered, or what a tool answered."""
     if not all(str(tool["function"]["name"]) in text for tool in tools):
@@ -46,7 +52,7 @@ def unsupported(problem: str) -> FineryError:
     return FineryError(
         Reason.UNSUPPORTED,
         f"This chat template can't be used for this conversation: {problem}. "
-        "Check the row's roles and texts, or use another model.",
+        "Check its roles, texts and tools, or use another model.",
     )
 
 

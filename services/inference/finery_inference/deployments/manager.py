@@ -147,7 +147,7 @@ class DeploymentManager:
         async with self._loading:
             engine = await self._factory(record.spec).start(_config(record.spec, source))
             try:
-                return await asyncio.to_thread(front, engine, source.path)
+                return await asyncio.to_thread(front, engine, source.path, source.tool_parser)
             except BaseException:
                 await engine.shutdown()
                 raise

@@ -18,6 +18,7 @@ class Source:
 
     path: Path
     model_type: str
+    tool_parser: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class SourceResolver:
         """
         if spec.ckpt_dir:
             path, manifest = self._artifact(spec.ckpt_dir, verify)
-            _check_length(spec, from_path(path, manifest.model_type))
-            return Source(path, manifest.model_type)
+            model = from_path(path, manifest.model_type)
+            _check_length(spec, model)
+            return Source(path, manifest.model_type, model.tool_parser)
         fetched = self._model(spec).fetched()
         _check_length(spec, fetched.spec)
-        return Source(fetched.path, fetched.spec.model_type)
+        return Source(fetched.path, fetched.spec.model_type, fetched.spec.tool_parser)
 
     def _artifact(self, ckpt_dir: str, read: Callable[[Path], Manifest]) -> tuple[Path, Manifest]:
         path = self.check_path(ckpt_dir, "ckpt_dir")

@@ -29,6 +29,8 @@ class FakePace:
     tokens_per_delta: int = 1
     answer_tokens: int = 32
     """Length of an answer that nothing else ends."""
+    echo: bool = False
+    """Answer with what the user said last, instead of the sentence, and then stop."""
 
 
 class FakeEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,15 +19,26 @@ class FakeTokenizer:
     """Every byte is the token of its value; three special tokens follow."""
 
     chat_template = "<|im_start|>{{role}}\n{{content}}<|im_end|>\n"
+    """Stands for what `apply_chat_template` does."""
     eos_token = "<|im_end|>"
     all_special_tokens = tuple(_SPECIAL)
     size = 259
 
     def apply_chat_template(
-        self, conversation: Any, *, tokenize: bool, add_generation_prompt: bool, return_dict: bool
+        self,
+        conversation: Any,
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        return_dict: bool,
+        tools: Sequence[Any] = (),
+        **variables: Any,
     ) -> Any:
-        """ChatML, without a default system prompt."""
-        text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in conversation)
+        """ChatML without a default system prompt; tools and the variable ``preface`` make a system turn."""
+        lines = [str(variables.get("preface", "")), *(json.dumps(tool, ensure_ascii=False) for tool in tools)]
+        preface = "\n".join(filter(None, lines))
+        text = f"<|im_start|>system\n{preface}<|im_end|>\n" if preface else ""
+        text += "".join(f"<|im_start|>{m['role']}\n{_said(m)}<|im_end|>\n" for m in conversation)
         text += "<|im_start|>assistant\n" if add_generation_prompt else ""
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
@@ -48,3 +60,9 @@ class FakeTokenizer:
     def get_vocab(self) -> Mapping[str, int]:
         """Bytes as byte-level tokenizers write them, special tokens by name."""
         return {**{name: byte for byte, name in enumerate(byte_names())}, **_SPECIAL}
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """A message's text and its tool calls, as Hermes models write them."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join([*filter(None, [message["content"]]), *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])

@@ -30,12 +30,12 @@ class EngineConfig:
 @dataclass(frozen=True)
 class Structured:
     """A shape that an answer has to have: JSON that a schema accepts, any JSON object, a text that a regular expression
-    matches as a whole, or one of several texts.
+    matches as a whole, one of several texts, or what a structural tag of xgrammar describes.
     """
 
-    kind: Literal["json_schema", "json_object", "regex", "choices"]
+    kind: Literal["json_schema", "json_object", "regex", "choices", "structural_tag"]
     value: str | tuple[str, ...] = ""
-    """The schema as JSON, nothing, the expression, or the texts."""
+    """The schema as JSON, nothing, the expression, the texts, or the tag as JSON."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,22 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
-from finery_inference.engines.protocol import EngineRequest, Finish
+from finery_inference.engines.protocol import Delta, EngineRequest, Finish
 from finery_inference.generation import sampling, structured
 from finery_inference.generation.answers import deltas_of, logprobs_of
 from finery_inference.generation.loaded import LoadedModel
 from finery_inference.generation.prompt import check_length, token_ids
-from finery_inference.generation.request import Chunk, Complete, GenerationRequest, PromptInput
+from finery_inference.generation.request import (
+    AnswerFinish,
+    Chunk,
+    Complete,
+    GenerationRequest,
+    PromptInput,
+    ToolCallDelta,
+)
+from finery_inference.generation.tools.reader import ToolUse, tool_use
 from finery_shared.errors import FineryError, Reason
 
 
@@ -41,13 +50,16 @@ class Generator:
         """
         model = self._find(request.model)
         sampling.check(request.sampling)
+        use = tool_use(model, request.prompt)
         self._admit(request.model)
         try:
             await structured.check(request.sampling.structured)
             prompt = await token_ids(model, request.prompt)
             max_tokens = check_length(model, len(prompt), request.sampling.max_tokens)
             chosen = sampling.fill_in(request.sampling, model, max_tokens)
-            answers = _Answers(chosen.n)
+            if use is not None and use.constraint is not None:
+                chosen = replace(chosen, structured=use.constraint)
+            answers = _Answers(chosen.n, use)
             engine_request = EngineRequest(uuid.uuid4().hex, prompt, chosen)
             async with aclosing(deltas_of(model.engine, engine_request)) as deltas:
                 async for delta in deltas:
@@ -55,9 +67,10 @@ class Generator:
                     answers.tokens[delta.index] += len(delta.token_ids)
                     if delta.finish is not None:
                         answers.finishes[delta.index] = delta.finish
-                    if delta.token_ids or delta.text:
+                    text, calls = answers.read(delta)
+                    if delta.token_ids or text or calls:
                         logprobs = logprobs_of(delta.logprobs, model.token_bytes) if delta.logprobs else ()
-                        yield Chunk(delta.index, delta.text, delta.token_ids, answers.tokens[delta.index], logprobs)
+                        yield Chunk(delta.index, text, delta.token_ids, answers.tokens[delta.index], logprobs, calls)
             yield answers.complete(len(prompt))
         finally:
             self._running[request.model] -= 1
@@ -75,14 +88,26 @@ class Generator:
 class _Answers:
     """Counts of a request under way."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, use: ToolUse | None) -> None:
+        self._readers = [use.reader() for _ in range(n)] if use is not None else []
         self.tokens = [0] * n
         self.finishes: list[Finish | None] = [None] * n
         self.cached_tokens = 0
 
+    def read(self, delta: Delta) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        """A delta's text and the tool calls in it."""
+        if not self._readers:
+            return delta.text, ()
+        return self._readers[delta.index].read(delta.text, last=delta.finish is not None)
+
     def complete(self, prompt_tokens: int) -> Complete:
         """The end; raises ENGINE_FAILED when an answer has none."""
-        finishes = tuple(finish for finish in self.finishes if finish is not None)
+        called = [reader.called for reader in self._readers] or [False] * len(self.finishes)
+        finishes = tuple(_finish(f, c) for f, c in zip(self.finishes, called, strict=True) if f is not None)
         if len(finishes) < len(self.finishes):
             raise FineryError(Reason.ENGINE_FAILED, "The engine broke the answer off. Try again.")
         return Complete(finishes, prompt_tokens, sum(self.tokens), self.cached_tokens)
+
+
+def _finish(finish: Finish, called: bool) -> AnswerFinish:
+    return "tool_calls" if called and finish == "stop" else finish

@@ -19,6 +19,8 @@ _DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 class LoadedModel:
     """An engine, the sampling defaults of its model's generation_config, the tokens that end a turn, and
     the bytes of all.
+
+    ``tool_parser`` is the registry's name for the model's format of tool calls.
     """
 
     engine: InferenceEngine
@@ -27,9 +29,10 @@ class LoadedModel:
     max_model_len: int
     vocab_size: int
     token_bytes: TokenBytes
+    tool_parser: str | None = None
 
 
-def front(engine: InferenceEngine, path: Path) -> LoadedModel:
+def front(engine: InferenceEngine, path: Path, tool_parser: str | None = None) -> LoadedModel:
     """Read what a model's directory says of generation."""
     config = _generation_config(path)
     defaults = {name: value for name in _DEFAULTS if isinstance(value := config.get(name), int | float)}
@@ -37,7 +40,7 @@ def front(engine: InferenceEngine, path: Path) -> LoadedModel:
     ends = [eos] if isinstance(eos, int) else [token for token in eos or () if isinstance(token, int)]
     stops = tuple(dict.fromkeys((*stop_token_ids(engine.tokenizer), *ends)))
     tokens = TokenBytes(engine.tokenizer.get_vocab())
-    return LoadedModel(engine, defaults, stops, engine.max_model_len, engine.vocab_size, tokens)
+    return LoadedModel(engine, defaults, stops, engine.max_model_len, engine.vocab_size, tokens, tool_parser)
 
 
 def _generation_config(path: Path) -> Mapping[str, Any]:

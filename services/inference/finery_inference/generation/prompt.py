@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from finery_inference.engines.protocol import Tokenizer
 from finery_inference.generation.loaded import LoadedModel
 from finery_inference.generation.request import ChatInput, PromptInput, TextInput, TokenIdsInput
+from finery_shared.datasets.tools import read_tools
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.templates import render_prompt
 
@@ -15,11 +16,15 @@ THREAD_CHARACTERS = 2000
 """Longer texts are tokenized in a thread: the event loop carries every other stream."""
 
 
+TOOL_CHARACTERS = 500
+"""What a tool counts for."""
+
+
 async def token_ids(model: LoadedModel, prompt: PromptInput) -> Sequence[int]:
     """The prompt as the engine gets it.
 
     Raises INVALID_ARGUMENT for an empty prompt or a token that the model does not have, UNSUPPORTED when the chat
-    template refuses the messages.
+    template refuses the messages, or knows no tools.
     """
     if isinstance(prompt, TokenIdsInput):
         largest = max(prompt.token_ids, default=0)
@@ -56,7 +61,7 @@ def check_length(model: LoadedModel, prompt_tokens: int, max_tokens: int | None)
 def _characters(prompt: ChatInput | TextInput) -> int:
     if isinstance(prompt, TextInput):
         return len(prompt.text)
-    return sum(len(content) for _, content in prompt.messages)
+    return sum(len(message["content"]) for message in prompt.messages) + TOOL_CHARACTERS * len(prompt.tools)
 
 
 def _tokenize(tokenizer: Tokenizer, prompt: ChatInput | TextInput) -> Sequence[int]:
@@ -64,4 +69,5 @@ def _tokenize(tokenizer: Tokenizer, prompt: ChatInput | TextInput) -> Sequence[i
         return tokenizer.encode(prompt.text, add_special_tokens=True)
     if not prompt.messages:
         raise invalid("messages", "there is none; give at least one.")
-    return render_prompt(tokenizer, [{"role": role, "content": text} for role, text in prompt.messages]).token_ids
+    tools = read_tools([{"name": t.name, "description": t.description, "parameters": t.parameters} for t in prompt.offered])
+    return render_prompt(tokenizer, prompt.messages, tools, prompt.variables).token_ids

@@ -4,15 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import JsonValue
 
 from finery_inference.engines.protocol import Finish, Structured
+
+ToolChoice = Literal["auto", "none", "required", "function"]
+AnswerFinish = Finish | Literal["tool_calls"]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that may be called; ``parameters`` is the JSON schema of its arguments, None if it takes none.
+
+    With ``strict`` the engine lets the model write only arguments that the schema accepts.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, JsonValue] | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
 class ChatInput:
-    """A conversation as (role, content) pairs, oldest first."""
+    """A conversation in OpenAI's shape, oldest message first, with what chat templates take beside it.
 
-    messages: tuple[tuple[str, str], ...]
+    ``tool_choice`` "function" means the tool that ``function`` names. ``variables`` go to the template.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    function: str = ""
+    parallel_tool_calls: bool = True
+    variables: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice == "none" else self.tools
 
 
 @dataclass(frozen=True)
@@ -82,6 +114,16 @@ class PositionLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What was learnt of a tool call; ``id`` and ``name`` come once, in its first delta."""
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one answer got since its last chunk. ``completion_tokens`` counts this answer's tokens so far."""
 
@@ -90,13 +132,14 @@ class Chunk:
     token_ids: Sequence[int]
     completion_tokens: int
     logprobs: Sequence[PositionLogprobs] = ()
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True)
 class Complete:
     """The end of all answers: why each ended, by index, and the tokens of the request."""
 
-    finishes: tuple[Finish, ...]
+    finishes: tuple[AnswerFinish, ...]
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int

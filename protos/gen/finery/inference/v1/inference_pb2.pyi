@@ -179,22 +179,28 @@ class Tool(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
+    STRICT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     description: builtins.str
     """What it is for."""
     parameters: builtins.str
     """JSON schema of its arguments, as text. Empty: it takes none."""
+    strict: builtins.bool
+    """Whether the engine lets the model write only arguments that the schema accepts. A required or named call always has
+    such arguments.
+    """
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         description: builtins.str = ...,
         parameters: builtins.str = ...,
+        strict: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
