@@ -24,7 +24,7 @@ from finery_shared.rpc.process import run_process
 class Script:
     """How one generation goes."""
 
-    pieces: Sequence[str] = ("Hello", ", ", "world")
+    pieces: Sequence[str | pb.ToolCallDelta] = ("Hello", ", ", "world")
     first_delay: float = 0.0
     delay: float = 0.0
     failure: FineryError | None = None
@@ -145,7 +145,8 @@ async def play(script: Script, request: pb.GenerateRequest) -> AsyncIterator[pb.
         if position and script.delay:
             await asyncio.sleep(script.delay)
         for index in range(answers):
-            chunk = pb.GenerateChunk(index=index, text=piece, token_ids=[position], completion_tokens=position + 1)
+            said = {"text": piece} if isinstance(piece, str) else {"tool_calls": [piece]}
+            chunk = pb.GenerateChunk(index=index, token_ids=[position], completion_tokens=position + 1, **said)
             chunk.logprobs.extend(script.logprobs[position] if script.logprobs else ())
             yield pb.GenerateResponse(chunk=chunk)
     if script.failure is not None:

@@ -11,6 +11,7 @@ from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.openai import convert
 from finery_gateway.openai.head import Head
 from finery_gateway.openai.logprobs import TextLogprobs, chat_logprobs
+from finery_gateway.openai.tool_calls import ToolCalls
 from finery_gateway.routing.generation import Answering
 from finery_shared.errors import FineryError
 
@@ -21,6 +22,7 @@ class Answer:
     def __init__(self) -> None:
         self._pieces: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[pb.PositionLogprobs]] = {}
+        self._calls: dict[int, ToolCalls] = {}
         self._complete = pb.GenerateComplete()
 
     def add(self, event: pb.GenerateResponse) -> None:
@@ -30,6 +32,8 @@ class Answer:
             self._pieces.setdefault(chunk.index, []).append(chunk.text)
             if chunk.logprobs:
                 self._logprobs.setdefault(chunk.index, []).extend(chunk.logprobs)
+            if chunk.tool_calls:
+                self._calls.setdefault(chunk.index, ToolCalls()).add(chunk.tool_calls)
         else:
             self._complete = event.complete
 
@@ -40,26 +44,30 @@ class Answer:
 
     def chat(self, head: Head, fingerprint: str | None) -> bytes:
         """OpenAI's chat.completion object as JSON."""
-        return self._body(head, fingerprint, "chat.completion", _message, chat_logprobs)
+        return self._body(head, fingerprint, "chat.completion", self._message, chat_logprobs)
 
     def completion(self, head: Head, fingerprint: str | None) -> bytes:
         """OpenAI's text_completion object as JSON."""
-        return self._body(
-            head, fingerprint, "text_completion", lambda text: {"text": text}, lambda told: TextLogprobs().told(told)
-        )
+        return self._body(head, fingerprint, "text_completion", _text, lambda told: TextLogprobs().told(told))
+
+    def _message(self, index: int, text: str) -> dict[str, object]:
+        message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
+        if calls := self._calls.get(index):
+            message |= {"content": text or None, "tool_calls": calls.whole()}
+        return {"message": message}
 
     def _body(
         self,
         head: Head,
         fingerprint: str | None,
         kind: str,
-        content: Callable[[str], dict[str, object]],
+        content: Callable[[int, str], dict[str, object]],
         logprobs: Callable[[Sequence[pb.PositionLogprobs]], dict[str, object]],
     ) -> bytes:
         choices = [
             {
                 "index": finish.index,
-                **content("".join(self._pieces.get(finish.index, ()))),
+                **content(finish.index, "".join(self._pieces.get(finish.index, ()))),
                 "logprobs": logprobs(told) if (told := self._logprobs.get(finish.index)) else None,
                 "finish_reason": convert.finish_reason(finish.finish_reason),
             }
@@ -69,8 +77,8 @@ class Answer:
         return orjson.dumps(head.fields(fingerprint) | {"object": kind, "choices": choices, "usage": usage})
 
 
-def _message(text: str) -> dict[str, object]:
-    return {"message": {"role": "assistant", "content": text, "refusal": None}}
+def _text(_index: int, text: str) -> dict[str, object]:
+    return {"text": text}
 
 
 async def collect(generation: Answering) -> Answer:

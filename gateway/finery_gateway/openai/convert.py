@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from finery.inference.v1 import inference_pb2 as pb
-from finery_gateway.openai.messages import Message
+from finery_gateway.openai.convert_chat import to_chat, to_tokenized_chat
 from finery_gateway.openai.schemas import ChatCompletionRequest, CompletionRequest, SamplingRequest, TokenizeRequest
 from finery_gateway.openai.shape import to_structured
 
-_ROLES = {
-    "system": pb.CHAT_ROLE_SYSTEM,
-    "developer": pb.CHAT_ROLE_SYSTEM,
-    "user": pb.CHAT_ROLE_USER,
-    "assistant": pb.CHAT_ROLE_ASSISTANT,
-    "tool": pb.CHAT_ROLE_TOOL,
+_FINISH = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
-_FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 
 
 def to_generate(request: ChatCompletionRequest) -> pb.GenerateRequest:
     """A chat completion as a Generate request; what the client left out stays unset."""
     logprobs = request.top_logprobs or 0 if request.logprobs else None
     sampling = _to_sampling(request, request.max_completion_tokens or request.max_tokens, logprobs)
-    return pb.GenerateRequest(model=request.model, chat=_to_chat(request.messages), sampling=sampling)
+    return pb.GenerateRequest(model=request.model, chat=to_chat(request), sampling=sampling)
 
 
 def to_generates(request: CompletionRequest) -> list[pb.GenerateRequest]:
@@ -43,12 +38,8 @@ def to_generates(request: CompletionRequest) -> list[pb.GenerateRequest]:
 def to_tokenize(request: TokenizeRequest) -> pb.TokenizeRequest:
     """What is to be tokenized."""
     if request.messages is not None:
-        return pb.TokenizeRequest(model=request.model, chat=_to_chat(request.messages))
+        return pb.TokenizeRequest(model=request.model, chat=to_tokenized_chat(request))
     return pb.TokenizeRequest(model=request.model, text=pb.TextPrompt(text=request.prompt or ""))
-
-
-def _to_chat(messages: Sequence[Message]) -> pb.ChatPrompt:
-    return pb.ChatPrompt(messages=[pb.ChatMessage(role=_ROLES[m.role], content=m.text) for m in messages])
 
 
 def _to_sampling(request: SamplingRequest, max_tokens: int | None, logprobs: int | None) -> pb.SamplingParams:

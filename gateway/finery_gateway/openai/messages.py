@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from finery_gateway.openai.strict import Strict
+from finery_gateway.openai.tools import ToolCall
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _PICK = "pick:"
 """Marks the names of union branches, so that they can be told from fields in an error's location."""
-
-
-class Strict(BaseModel):
-    """Takes no value of another type and no field it does not know."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class TextPart(Strict):
@@ -38,14 +36,19 @@ Content = Annotated[
 ]
 
 
+def _joined(content: str | list[TextPart]) -> str:
+    """Content in one piece; text parts stand on lines of their own."""
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
 class _Named(Strict):
     content: Content
     name: str | None = None
 
     @property
     def text(self) -> str:
-        """The content in one piece; text parts stand on lines of their own."""
-        return self.content if isinstance(self.content, str) else "\n".join(p.text for p in self.content)
+        """The content in one piece."""
+        return _joined(self.content)
 
 
 class SystemMessage(_Named):
@@ -60,22 +63,35 @@ class UserMessage(_Named):
     role: Literal["user"]
 
 
-class AssistantMessage(_Named):
-    """What the model said. The fields that clients send back empty are taken empty only."""
+class AssistantMessage(Strict):
+    """What the model said, or the tools that it called. Other fields that clients send back are taken empty only."""
 
     role: Literal["assistant"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("assistant_content", "expected content or tool calls")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The content in one piece, empty when there is none."""
+        return "" if self.content is None else _joined(self.content)
 
 
 class ToolMessage(_Named):
     """A tool's answer."""
 
     role: Literal["tool"]
-    tool_call_id: str | None = None
+    tool_call_id: Annotated[str, Field(min_length=1)]
 
 
 def _role_kind(value: Any) -> str | None:

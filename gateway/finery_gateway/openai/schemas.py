@@ -7,8 +7,16 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from finery_gateway.openai.messages import Message, Strict
+from finery_gateway.openai.messages import Message
 from finery_gateway.openai.shape import ResponseFormat, StructuredOutputs
+from finery_gateway.openai.strict import Strict
+from finery_gateway.openai.tools import (
+    MOST_TOOLS,
+    ToolChoice,
+    ToolDefinition,
+    check_choice,
+    check_template_kwargs,
+)
 
 ModelId = Annotated[str, Field(min_length=1, max_length=256)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -16,6 +24,7 @@ TokenId = Annotated[int, Field(ge=0, le=2**32 - 1)]
 MOST_PROMPTS = 128
 """Of one request for completions."""
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+Tools = Annotated[list[ToolDefinition], Field(max_length=MOST_TOOLS)]
 StopTexts = Annotated[
     list[Annotated[str, Field(min_length=1)]],
     Field(max_length=16),
@@ -108,6 +117,10 @@ class ChatCompletionRequest(SamplingRequest):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: TokenCount | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -129,6 +142,12 @@ class ChatCompletionRequest(SamplingRequest):
                 "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
                 {"param": "max_tokens"},
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tools_agree(self) -> Self:
+        check_choice(self.tools or (), self.tool_choice)
+        check_template_kwargs(self.chat_template_kwargs or {})
         return self
 
 
@@ -176,6 +195,8 @@ class TokenizeRequest(Strict):
     model: ModelId
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: Tools | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -183,4 +204,9 @@ class TokenizeRequest(Strict):
             raise PydanticCustomError(
                 "conflict", "Exactly one of 'prompt' and 'messages' is needed.", {"param": "prompt"}
             )
+        if self.prompt is not None and (self.tools or self.chat_template_kwargs):
+            param = "tools" if self.tools else "chat_template_kwargs"
+            raise PydanticCustomError("conflict", f"'{param}' is only allowed with 'messages'.", {"param": param})
+        check_choice(self.tools or (), None)
+        check_template_kwargs(self.chat_template_kwargs or {})
         return self

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from finery.inference.v1 import inference_pb2 as pb
-from finery_gateway.openai.messages import Strict
+from finery_gateway.openai.strict import Strict
 
 
 def _text_of_schema(value: Any) -> Any:

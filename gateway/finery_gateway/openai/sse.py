@@ -26,6 +26,9 @@ class Frames(Protocol):
     def delta_with_logprobs(self, index: int, text: str, positions: Sequence[pb.PositionLogprobs]) -> bytes:
         """New tokens of one answer, and how likely they were; their text may still be to come."""
 
+    def calls(self, index: int, calls: list[dict[str, object]]) -> bytes:
+        """What was learnt of one answer's tool calls."""
+
     def finish(self, index: int, reason: str) -> bytes:
         """The last frame of one answer."""
 
@@ -74,6 +77,11 @@ class ChatFrames(_Shared):
         delta = b'{"index":%d,"delta":{"role":"assistant","content":""' % index
         return self._head + delta + self._delta_tail
 
+    def calls(self, index: int, calls: list[dict[str, object]]) -> bytes:
+        """See Frames. The content is a string here too."""
+        delta = b'{"index":%d,"delta":{"content":"","tool_calls":%s' % (index, escape(orjson.dumps(calls)))
+        return self._head + delta + self._delta_tail
+
     def finish(self, index: int, reason: str) -> bytes:
         """See Frames. The content is a string here too: clients add it up unguarded."""
         choice = b'{"index":%d,"delta":{"content":""},"logprobs":null,"finish_reason":%s}'
@@ -103,6 +111,10 @@ class TextFrames(_Shared):
         if head is None:
             head = self._delta_heads[index] = self._head + b'{"index":%d,"text":' % index
         return head + encode(text) + self._delta_tail
+
+    def calls(self, index: int, calls: list[dict[str, object]]) -> bytes:
+        """A text calls nothing."""
+        return b""
 
     def finish(self, index: int, reason: str) -> bytes:
         """See Frames."""

@@ -13,6 +13,7 @@ from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.client_watch import ClientWatch
 from finery_gateway.openai import convert, sse
 from finery_gateway.openai.errors import from_finery, shutting_down
+from finery_gateway.openai.tool_calls import tool_call_delta
 from finery_gateway.request_log import RequestRecord
 from finery_gateway.routing.generation import Answering, ClientGoneError
 from finery_shared.errors import FineryError
@@ -96,6 +97,8 @@ class EventStream(Response):
             delta = frames.delta_with_logprobs(index, text, chunk.logprobs)
         else:
             delta = frames.delta(index, text) if text else b""
+        if chunk.tool_calls:
+            delta += frames.calls(index, [tool_call_delta(call) for call in chunk.tool_calls])
         if index in self._seen:
             return delta
         self._seen.add(index)

@@ -37,6 +37,7 @@ _EXPECTED = {
     "model_attributes_type": "an object",
     "none_required": "null",
     "content_type": "a string or an array of text parts",
+    "tool_choice_type": "a string or an object",
     "prompt_type": "a string, an array of strings, an array of token ids, or an array of such arrays",
 }
 _LONGEST_ECHO = 100
@@ -84,6 +85,8 @@ def _explain(errors: list[ErrorDetails]) -> ApiError:
         return ApiError(400, f"Unrecognized request argument supplied: {path}", path, "unknown_parameter")
     if kind == "conflict":
         return ApiError(400, first["msg"], first["ctx"]["param"], "invalid_value")
+    if kind == "assistant_content":
+        return _missing(f"{path}.content")
     if kind == "message_role":
         return _explain_role(path, value)
     if kind in _EXPECTED:

@@ -64,6 +64,7 @@ def engine_factories(settings: Settings) -> Mapping[str, EngineFactory]:
             settings.fake_tokens_per_second,
             settings.fake_tokens_per_delta,
             settings.fake_answer_tokens,
+            settings.fake_echo,
         )
         fake = FakeEngineFactory(pace)
         return {"vllm": fake, "transformers": fake}

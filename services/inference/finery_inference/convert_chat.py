@@ -61,7 +61,7 @@ def _message(message: ipb.ChatMessage, field: str) -> Mapping[str, Any]:
 def _calls(message: ipb.ChatMessage, field: str) -> list[Any]:
     if message.role != ipb.CHAT_ROLE_ASSISTANT:
         raise invalid(field, "only an assistant's message calls tools.")
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"type": "function", "function": {"name": call.name, "arguments": call.arguments}} | _id(call)
         for call in message.tool_calls
     ]
@@ -71,7 +71,7 @@ def _calls(message: ipb.ChatMessage, field: str) -> list[Any]:
         raise invalid(field, f"{problem}; give each call a name, and its arguments as a JSON object.") from problem
 
 
-def _id(call: ipb.ToolCall) -> Mapping[str, str]:
+def _id(call: ipb.ToolCall) -> dict[str, Any]:
     return {"id": call.id} if call.id else {}
 
 

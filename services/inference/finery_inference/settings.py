@@ -49,6 +49,9 @@ class Settings(ServiceSettings):
     fake_answer_tokens: Annotated[int, Field(ge=1)] = 32
     """Length of the fake engine's answers, unless something else ends them."""
 
+    fake_echo: bool = False
+    """Whether the fake engine answers with the last user's message."""
+
     @property
     def state(self) -> Path:
         """Directory of this process's database."""

@@ -21,7 +21,8 @@ def from_path(path: Path, model_type: str | None = None) -> ModelSpec:
     With a registered ``model_type`` the registry's entry is the base (its recipe, its names), checked against the
     directory. Without one, a directory that is called as a registered model (in the store, or in Hugging Face's cache)
     and has its architecture is taken for it. Any other is told from config.json and the tokenizer's files alone, under
-    the name given or the directory's. Template, stop tokens, tool parser, sizes and quantization are always the directory's.
+    the name given or the directory's. Template, stop tokens, tool parser, sizes and quantization are always the
+    directory's.
 
     Raises FILE_MISSING, MODEL_INVALID (something lacks), UNSUPPORTED (unknown architecture) or INVALID_ARGUMENT (the
     directory is not of that model type).

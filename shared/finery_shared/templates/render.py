@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finery_shared.templates.tokenizer import ChatTokenizer, Messages
-from finery_shared.templates.turns import check_calls, check_tools, end_of_tool_turn, end_of_turn, mentions_call, unsupported
+from finery_shared.templates.turns import (
+    check_calls,
+    check_tools,
+    end_of_tool_turn,
+    end_of_turn,
+    mentions_call,
+    unsupported,
+)
 
 Tools = Sequence[Mapping[str, Any]]
 """Functions that the assistant may call, in OpenAI's shape."""

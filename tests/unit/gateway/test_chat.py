@@ -118,7 +118,7 @@ async def test_every_parameter_arrives(client: AsyncOpenAI, fake: FakeInference)
                     pb.ChatMessage(role=pb.CHAT_ROLE_SYSTEM, content="Be short."),
                     pb.ChatMessage(role=pb.CHAT_ROLE_USER, content="a\nb"),
                     pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT, content="c"),
-                    pb.ChatMessage(role=pb.CHAT_ROLE_TOOL, content="d"),
+                    pb.ChatMessage(role=pb.CHAT_ROLE_TOOL, content="d", tool_call_id="1"),
                 ]
             ),
             sampling=pb.SamplingParams(

@@ -42,6 +42,23 @@ DEEP: Any = []
 for _ in range(500):
     DEEP = [DEEP]
 
+
+def calling(function: Any) -> list[dict[str, Any]]:
+    call = {"id": "1", "type": "function", "function": function}
+    return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+NOW = {"name": "now"}
+
+
+def tool(**changes: Any) -> dict[str, Any]:
+    return {"type": "function", "function": NOW | changes}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 BAD = [
     ({"messages": "hi"}, "messages", "invalid_type", "expected an array, but got a string"),
     ({"messages": None}, "messages", "invalid_type", "expected an array, but got null"),
@@ -65,9 +82,40 @@ BAD = [
     ({"messages": [{"role": "user", "content": "", "x": 1}]}, "messages[0].x", "unknown_parameter", "messages[0].x"),
     (
         {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]},
-        "messages[0].tool_calls",
+        "messages[0].tool_calls[0].id",
+        "missing_required_parameter",
+        "messages[0].tool_calls[0].id",
+    ),
+    (
+        {"messages": calling({"name": "f"})},
+        "messages[0].tool_calls[0].function.arguments",
+        "missing_required_parameter",
+        "function.arguments",
+    ),
+    (
+        {"messages": calling({"name": "f", "arguments": {}})},
+        "messages[0].tool_calls[0].function.arguments",
+        "invalid_type",
+        "expected a string, but got an object",
+    ),
+    (
+        {"messages": calling({"name": "f", "arguments": "{"})},
+        "messages[0].tool_calls[0].function.arguments",
         "invalid_value",
-        "at most 0 items",
+        "a JSON object as text is needed, but got '{'",
+    ),
+    ({"messages": [{"role": "assistant"}]}, "messages[0].content", "missing_required_parameter", "messages[0].content"),
+    (
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": []}]},
+        "messages[0].content",
+        "missing_required_parameter",
+        "messages[0].content",
+    ),
+    (
+        {"messages": [{"role": "tool", "content": "5"}]},
+        "messages[0].tool_call_id",
+        "missing_required_parameter",
+        "messages[0].tool_call_id",
     ),
     ({"model": 1}, "model", "invalid_type", "expected a string, but got an integer"),
     ({"model": ""}, "model", "invalid_value", "at least 1 character"),
@@ -99,8 +147,44 @@ BAD = [
     ({"top_k": -2}, "top_k", "invalid_value", "greater than or equal to -1"),
     ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value", "greater than 0"),
     ({"frobnicate": 1}, "frobnicate", "unknown_parameter", "Unrecognized request argument supplied: frobnicate"),
-    ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter", "'tools' is not served yet"),
-    ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter", "'tool_choice'"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter", "'tools[0].function'"),
+    (
+        {"tools": [{"type": "custom", "function": NOW}]},
+        "tools[0].type",
+        "invalid_value",
+        "'function', but got 'custom'",
+    ),
+    ({"tools": {}}, "tools", "invalid_type", "expected an array, but got an object"),
+    ({"tools": [tool(name="a b")]}, "tools[0].function.name", "invalid_value", "pattern"),
+    ({"tools": [tool(name="a" * 65)]}, "tools[0].function.name", "invalid_value", "pattern"),
+    ({"tools": [tool(), tool()]}, "tools[1].function.name", "invalid_value", "two tools named 'now'"),
+    ({"tools": [tool(name=f"f{i}") for i in range(129)]}, "tools", "invalid_value", "at most 128 items"),
+    ({"tools": [tool(description=5)]}, "tools[0].function.description", "invalid_type", "expected a string"),
+    ({"tools": [tool(parameters=[])]}, "tools[0].function.parameters", "invalid_type", "expected an object"),
+    ({"tools": [tool(parameters={"type": "string"})]}, "tools[0].function.parameters", "invalid_value", "'object'"),
+    ({"tools": [tool(strict="yes")]}, "tools[0].function.strict", "invalid_type", "expected a boolean"),
+    ({"tools": [tool(examples=[])]}, "tools[0].function.examples", "unknown_parameter", "function.examples"),
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value", "only allowed when 'tools' are specified"),
+    ({"tools": [tool()], "tool_choice": "any"}, "tool_choice", "invalid_value", "'none', 'auto' or 'required'"),
+    ({"tools": [tool()], "tool_choice": 5}, "tool_choice", "invalid_type", "a string or an object, but got an integer"),
+    (
+        {"tools": [tool()], "tool_choice": named("then{x}")},
+        "tool_choice",
+        "invalid_value",
+        "'then{x}' not found in 'tools'",
+    ),
+    (
+        {"tools": [tool()], "tool_choice": {"type": "function"}},
+        "tool_choice.function",
+        "missing_required_parameter",
+        "'tool_choice.function'",
+    ),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "invalid_type", "expected a boolean"),
+    ({"chat_template_kwargs": []}, "chat_template_kwargs", "invalid_type", "expected an object"),
+    *(
+        ({"chat_template_kwargs": {name: "x"}}, f"chat_template_kwargs.{name}", "invalid_value", "leave it out")
+        for name in ("messages", "tools", "add_generation_prompt", "tokenize", "chat_template", "eos_token")
+    ),
     ({"logprobs": 0}, "logprobs", "invalid_type", "expected a boolean, but got an integer"),
     ({"top_logprobs": 3}, "top_logprobs", "invalid_value", "when 'logprobs' is enabled"),
     ({"logprobs": False, "top_logprobs": 0}, "top_logprobs", "invalid_value", "when 'logprobs' is enabled"),
@@ -113,6 +197,8 @@ BAD = [
     ({"min_tokens": -1}, "min_tokens", "invalid_value", "greater than or equal to 0"),
     ({"n": DEEP}, "n", "invalid_type", "expected an integer, but got an array"),
     ({"messages": [{"role": DEEP}]}, "messages[0].role", "invalid_value", "something deeply nested"),
+    ({"tools": [tool(parameters={"x": DEEP})]}, "tools[0].function.parameters", "invalid_value", "nested too deeply"),
+    ({"chat_template_kwargs": {"x": DEEP}}, "chat_template_kwargs", "invalid_value", "nested too deeply"),
     ({"functions": [{}]}, "functions", "unsupported_parameter", "'functions'"),
     ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter", "'modalities'"),
     ({"store": True}, "store", "unsupported_parameter", "'store'"),

@@ -10,6 +10,7 @@ _SHAPES = {
     "json_object": "JSON object",
     "regex": "regular expression",
     "choices": "list of choices",
+    "structural_tag": "list of tools",
 }
 
 
@@ -31,7 +32,8 @@ def engine_given_up(failures: int, detail: str = "") -> FineryError:
 def shape_refused(structured: Structured, why: str) -> FineryError:
     """The shape that an answer should have can't be had."""
     message = f"The {_SHAPES[structured.kind]} that the answer should follow is refused: {why.rstrip('.')}."
-    return FineryError(Reason.INVALID_ARGUMENT, message, field=f"structured_output.{structured.kind}")
+    field = "tools" if structured.kind == "structural_tag" else f"structured_output.{structured.kind}"
+    return FineryError(Reason.INVALID_ARGUMENT, message, field=field)
 
 
 def fresh(error: FineryError) -> FineryError:

@@ -19,7 +19,7 @@ from finery_shared.errors import FineryError, Reason, invalid
 
 @dataclass(frozen=True)
 class FakePace:
-    """How fast a fake engine is."""
+    """How fast a fake engine is, and how much it says."""
 
     start_seconds: float = 0.0
     first_token_seconds: float = 0.0
@@ -30,7 +30,7 @@ class FakePace:
     answer_tokens: int = 32
     """Length of an answer that nothing else ends."""
     echo: bool = False
-    """Answer with what the user said last, instead of the sentence, and then stop."""
+    """Answer with the last user's message instead, all of it."""
 
 
 class FakeEngine:
@@ -79,7 +79,8 @@ class FakeEngine:
         self._running.add(request.request_id)
         try:
             await self._pause(self._pace.first_token_seconds)
-            answers = [FakeAnswer(request, index, self._pace.answer_tokens) for index in range(request.sampling.n)]
+            said = None if self._pace.echo else self._pace.answer_tokens
+            answers = [FakeAnswer(request, index, said) for index in range(request.sampling.n)]
             start = time.perf_counter()
             sent, longest = 0, max(len(answer.tokens) for answer in answers)
             while sent < longest:

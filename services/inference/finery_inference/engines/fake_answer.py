@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
 from finery_inference.engines.fake_shapes import smallest
-from finery_inference.engines.fake_tokenizer import END_OF_TEXT, END_OF_TURN
+from finery_inference.engines.fake_tokenizer import END_OF_TEXT, END_OF_TURN, FakeTokenizer
 from finery_inference.engines.protocol import Candidate, Delta, EngineRequest, Finish, Position
 
 MOST_BIAS = 100
@@ -18,9 +18,12 @@ _SENTENCE = "The quick brown fox jumps over the lazy dog. "
 
 
 class FakeAnswer:
-    """One answer, whole: letters of a sentence, or the smallest text of a shape. A token is a byte."""
+    """One answer, whole: so many letters of a sentence (None: what the user said last), or the smallest text of a shape.
 
-    def __init__(self, request: EngineRequest, index: int, answer_tokens: int) -> None:
+    A token is a byte.
+    """
+
+    def __init__(self, request: EngineRequest, index: int, answer_tokens: int | None) -> None:
         self._index = index
         self._told = 0
         self._logprobs = request.sampling.logprobs
@@ -52,7 +55,7 @@ def _position(token: int, most: int) -> Position:
     return Position(Candidate(token, math.log(0.5)), top)
 
 
-def _answer(request: EngineRequest, index: int, answer_tokens: int) -> tuple[list[int], str, Finish]:
+def _answer(request: EngineRequest, index: int, answer_tokens: int | None) -> tuple[list[int], str, Finish]:
     """Tokens and text of one answer, and why it ended."""
     sampling = request.sampling
     stops = [stop.encode() for stop in sampling.stop]
@@ -74,15 +77,22 @@ def _answer(request: EngineRequest, index: int, answer_tokens: int) -> tuple[lis
     raise AssertionError("what is spoken never ends without an end of turn")
 
 
-def _spoken(request: EngineRequest, index: int, answer_tokens: int) -> Iterator[int]:
+def _spoken(request: EngineRequest, index: int, answer_tokens: int | None) -> Iterator[int]:
     """The tokens that would be answered if nothing else ended them."""
     sampling = request.sampling
     if sampling.structured is not None:
         yield from smallest(sampling.structured).encode()
+    elif answer_tokens is None:
+        yield from _last_of_user(request)
     else:
         letters = _letters(request, index)
         yield from letters if sampling.ignore_eos else islice(letters, max(answer_tokens, sampling.min_tokens))
     yield END_OF_TURN
+
+
+def _last_of_user(request: EngineRequest) -> bytes:
+    prompt = FakeTokenizer().decode(request.token_ids, skip_special_tokens=False)
+    return prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0].encode()
 
 
 def _letters(request: EngineRequest, index: int) -> Iterator[int]:

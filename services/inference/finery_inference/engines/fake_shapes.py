@@ -19,9 +19,19 @@ def smallest(structured: Structured) -> str:
         return str(structured.value[0])
     if structured.kind == "regex":
         raise shape_refused(structured, "the fake engine knows no regular expressions; use choices or a JSON schema")
+    if structured.kind == "structural_tag":
+        return _tagged(structured, json.loads(str(structured.value))["format"])
     if structured.kind == "json_object":
         return "{}"
     return json.dumps(_instance(structured, json.loads(str(structured.value))))
+
+
+def _tagged(structured: Structured, shape: Any) -> str:
+    """The first tag of a list that must have one; nothing where any text will do."""
+    if not shape.get("at_least_one"):
+        return ""
+    tag = shape["tags"][0]
+    return str(tag["begin"]) + json.dumps(_instance(structured, tag["content"]["json_schema"])) + str(tag["end"])
 
 
 def _instance(structured: Structured, schema: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from finery_inference.engines.protocol import Tokenizer
 from finery_inference.generation.loaded import LoadedModel
@@ -69,5 +70,5 @@ def _tokenize(tokenizer: Tokenizer, prompt: ChatInput | TextInput) -> Sequence[i
         return tokenizer.encode(prompt.text, add_special_tokens=True)
     if not prompt.messages:
         raise invalid("messages", "there is none; give at least one.")
-    tools = read_tools([{"name": t.name, "description": t.description, "parameters": t.parameters} for t in prompt.offered])
+    tools = read_tools([asdict(tool) for tool in prompt.offered])
     return render_prompt(tokenizer, prompt.messages, tools, prompt.variables).token_ids

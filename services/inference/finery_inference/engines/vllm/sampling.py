@@ -17,6 +17,7 @@ _SHAPES: dict[str, Callable[[Any], StructuredOutputsParams]] = {
     "json_object": lambda _: StructuredOutputsParams(json_object=True),
     "regex": lambda expression: StructuredOutputsParams(regex=expression),
     "choices": lambda texts: StructuredOutputsParams(choice=list(texts)),
+    "structural_tag": lambda tag: StructuredOutputsParams(structural_tag=tag),
 }
 _SOURCE = re.compile(r"\[[\d:]+\] /\S+: ")
 """Where in its own sources xgrammar found something wrong."""

@@ -25,8 +25,8 @@ class Stage(Enum):
 class JsonCall:
     """Reads the name first and then hands the arguments on as they come.
 
-    A call whose keys stand in another order, or whose arguments are no object, is read as a whole: its arguments come in
-    one piece. With ``names`` it is no call, and neither is one of another name.
+    A call whose keys stand in another order, or whose arguments are no object, is read as a whole: its arguments come
+    in one piece. With ``names`` it is no call, and neither is one of another name.
     """
 
     def __init__(self, names: frozenset[str] | None = None) -> None:
