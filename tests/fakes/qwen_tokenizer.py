@@ -52,11 +52,15 @@ def read_ranks(file: Path) -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
 
 
-def write_qwen_tokenizer(directory: Path) -> Path:
-    """Write tokenizer.json and tokenizer_config.json as Qwen1.5 has them; returns the directory."""
+def write_qwen_tokenizer(directory: Path, chat_template: str = QWEN_CHAT_TEMPLATE) -> Path:
+    """Write tokenizer.json and tokenizer_config.json as Qwen1.5 has them, or with another template; returns the
+    directory.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
-    (directory / "tokenizer_config.json").write_text(json.dumps(_tokenizer_config(), indent=2), encoding="utf-8")
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(_tokenizer_config(chat_template), indent=2), encoding="utf-8"
+    )
     return directory
 
 
@@ -94,13 +98,13 @@ def _tokenizer_json() -> str:
     )
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def _tokenizer_config(chat_template: str) -> dict[str, Any]:
     return {
         "add_prefix_space": False,
         "added_tokens_decoder": {str(id_): _added_token(token) for token, id_ in SPECIAL_TOKENS.items()},
         "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
         "bos_token": None,
-        "chat_template": QWEN_CHAT_TEMPLATE,
+        "chat_template": chat_template,
         "clean_up_tokenization_spaces": False,
         "eos_token": "<|im_end|>",
         "errors": "replace",

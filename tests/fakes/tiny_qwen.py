@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path[:0] = [] if __package__ else [str(Path(__file__).parents[2])]
 
-from tests.fakes.qwen_tokenizer import SPECIAL_TOKENS, write_qwen_tokenizer  # noqa: E402 -- also run as a script
+from tests.fakes.qwen_tokenizer import QWEN_CHAT_TEMPLATE, SPECIAL_TOKENS, write_qwen_tokenizer  # noqa: E402 -- also run as a script
 
 ANSWER = "Hello!"
 """What the model answers to everything, decoded greedily."""
@@ -30,9 +30,9 @@ _SMALL, _LARGE = 0x3C, 0x3E
 """High bytes of bf16 values: magnitudes of 1/128 to 1/32 (projections) and 1/8 to 1/2 (embeddings)."""
 
 
-def write_tiny_qwen(directory: Path, seed: int = 0) -> Path:
+def write_tiny_qwen(directory: Path, seed: int = 0, chat_template: str = QWEN_CHAT_TEMPLATE) -> Path:
     """Write config, tokenizer and weights (about 80 MB) of a Qwen2 chat model; returns the directory."""
-    write_qwen_tokenizer(directory)
+    write_qwen_tokenizer(directory, chat_template)
     (directory / "config.json").write_text(json.dumps(_CONFIG, indent=2), encoding="utf-8")
     (directory / "generation_config.json").write_text(json.dumps(_GENERATION_CONFIG, indent=2), encoding="utf-8")
     _write_safetensors(directory / "model.safetensors", dict(_tensors(random.Random(seed))))

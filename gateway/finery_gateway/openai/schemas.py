@@ -12,6 +12,7 @@ from finery_gateway.openai.shape import ResponseFormat, StructuredOutputs
 from finery_gateway.openai.strict import Strict
 from finery_gateway.openai.tools import (
     MOST_TOOLS,
+    JsonObject,
     ToolChoice,
     ToolDefinition,
     check_choice,
@@ -120,7 +121,7 @@ class ChatCompletionRequest(SamplingRequest):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -196,7 +197,7 @@ class TokenizeRequest(Strict):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: Tools | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

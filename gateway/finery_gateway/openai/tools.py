@@ -18,10 +18,21 @@ MOST_TOOLS = 128
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
+def _writable(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(value)
+    except TypeError:  # orjson writes less deeply than it reads
+        raise PydanticCustomError("too_deep", "nested too deeply") from None
+    return value
+
+
 def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
         raise PydanticCustomError("object_schema", "a JSON schema of an object is needed: its type must be 'object'")
     return schema
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_writable)]
 
 
 class FunctionDefinition(Strict):
@@ -29,7 +40,7 @@ class FunctionDefinition(Strict):
 
     name: Name
     description: str | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(_object_schema)] | None = None
+    parameters: Annotated[JsonObject, AfterValidator(_object_schema)] | None = None
     strict: bool | None = None
 
 

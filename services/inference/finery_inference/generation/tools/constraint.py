@@ -15,6 +15,10 @@ _NO_ARGUMENTS: Mapping[str, JsonValue] = {"type": "object", "properties": {}, "a
 _ANY_ARGUMENTS: Mapping[str, JsonValue] = {"type": "object", "additionalProperties": True}
 
 
+MOST_SPACES = 1
+"""In a row between the parts of JSON: a model that may write as many as it likes may never come to an end."""
+
+
 def constraint(style: ToolFormat, prompt: ChatInput) -> Structured | None:
     """A structural tag of xgrammar for a required or named call and for strict tools; None if anything goes.
 
@@ -48,7 +52,11 @@ def _tags(style: ToolFormat, tools: Sequence[Tool], *, strict: bool) -> list[Jso
         {
             "type": "tag",
             "begin": style.opening.format(name=json.dumps(tool.name)),
-            "content": {"type": "json_schema", "json_schema": dict(_schema(tool, strict))},
+            "content": {
+                "type": "json_schema",
+                "json_schema": dict(_schema(tool, strict)),
+                "max_whitespace_cnt": MOST_SPACES,
+            },
             "end": style.closing,
         }
         for tool in tools
