@@ -18,7 +18,7 @@ _SENTENCE = "The quick brown fox jumps over the lazy dog. "
 
 
 class FakeAnswer:
-    """One answer, whole: so many letters of a sentence (None: what the user said last), or the smallest text of a shape.
+    """One answer, whole: so many letters of a sentence (None: the last user's message), or the smallest text of a shape.
 
     A token is a byte.
     """

@@ -6,7 +6,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 
 from finery_inference.engines.protocol import Delta, EngineRequest, Finish
 from finery_inference.generation import sampling, structured
@@ -58,7 +57,8 @@ class Generator:
             max_tokens = check_length(model, len(prompt), request.sampling.max_tokens)
             chosen = sampling.fill_in(request.sampling, model, max_tokens)
             if use is not None and use.constraint is not None:
-                chosen = replace(chosen, structured=use.constraint)
+                await structured.check(use.constraint)
+                chosen = use.constrained(chosen)
             answers = _Answers(chosen.n, use)
             engine_request = EngineRequest(uuid.uuid4().hex, prompt, chosen)
             async with aclosing(deltas_of(model.engine, engine_request)) as deltas:

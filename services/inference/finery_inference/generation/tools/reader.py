@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from finery_inference.engines.protocol import Structured
+from finery_inference.engines.protocol import Sampling, Structured
 from finery_inference.generation.loaded import LoadedModel
 from finery_inference.generation.request import ChatInput, PromptInput, ToolCallDelta
 from finery_inference.generation.tools.constraint import constraint
 from finery_inference.generation.tools.formats import FORMATS
 from finery_inference.generation.tools.parser import CallDelta, Parsed, ToolCallParser, ToolFormat
-from finery_shared.errors import FineryError, Reason
+from finery_shared.errors import FineryError, Reason, invalid
 
 
 class AnswerReader:
@@ -42,6 +42,16 @@ class ToolUse:
     names: frozenset[str]
     most: int | None
     constraint: Structured | None
+
+    def constrained(self, sampling: Sampling) -> Sampling:
+        """The sampling that makes calls as the request has them; raises INVALID_ARGUMENT for a second shape."""
+        if self.constraint is not None and sampling.structured is not None:
+            raise invalid(
+                "tool_choice",
+                "calls that are required, named or strict can't be had together with another shape of the answer, as "
+                "response_format asks for; leave out one of them.",
+            )
+        return replace(sampling, structured=self.constraint or sampling.structured)
 
     def reader(self) -> AnswerReader:
         """For one answer."""
