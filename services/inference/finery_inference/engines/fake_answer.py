@@ -18,9 +18,9 @@ _SENTENCE = "The quick brown fox jumps over the lazy dog. "
 
 
 class FakeAnswer:
-    """One answer, whole: so many letters of a sentence (None: the last user's message), or the smallest text of a shape.
+    """One answer, whole: so many letters of a sentence, or the smallest text of a shape. A token is a byte.
 
-    A token is a byte.
+    With ``answer_tokens`` None it is the last user's message.
     """
 
     def __init__(self, request: EngineRequest, index: int, answer_tokens: int | None) -> None:
