@@ -58,7 +58,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
         inference = start(ROOT / ".venvs" / "inference" / "bin" / "python", "inference")
         deploy(inference, model)
         gateway = start(sys.executable, "gateway", FINERY_INFERENCE=inference)
-        with OpenAI(api_key="EMPTY", base_url=f"http://{gateway}/v1", max_retries=0, timeout=120) as client:
+        with OpenAI(
+            api_key="EMPTY", base_url=f"http://{gateway.removeprefix('http://')}/v1", max_retries=0, timeout=120
+        ) as client:
             wait_for("the model", lambda: client.models.list().data, 30)
             yield client
     finally:
