@@ -8,8 +8,8 @@ _SIZES = (("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_sen
 
 CHANNEL_OPTIONS = (
     *_SIZES,
-    # How far a stream may run ahead of its reader, in bytes, and no probing for more: the sender of one that lags waits,
-    # and an engine puts together what it made meanwhile, where a deep buffer would only hold it back.
+    # How far a stream may run ahead of its reader, in bytes, and no probing for more: the sender of one that lags
+    # waits, and an engine puts together what it made meanwhile, where a deep buffer would only hold it back.
     ("grpc.http2.lookahead_bytes", 4096),
     ("grpc.http2.bdp_probe", 0),
     # A peer that vanished without closing its connection is noticed after a ping and its timeout.
