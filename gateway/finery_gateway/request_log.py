@@ -21,6 +21,10 @@ from finery_shared.log import Logger
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that has left; it stands in the log, nobody reads it."""
 
+BODY_SEND = "finery.body_send"
+"""Key of a scope: where the body of a response that has started may be sent without passing every layer; none of them
+looks at it, and each would cost every chunk of a stream a call."""
+
 _HEADER = b"x-request-id"
 _VALID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _KEY = "finery.request"
@@ -81,6 +85,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         record = scope[_KEY] = RequestRecord(_request_id(scope))
+        scope[BODY_SEND] = send
         header = (_HEADER, record.request_id.encode())
 
         async def send_marked(message: Message) -> None:

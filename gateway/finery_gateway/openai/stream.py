@@ -14,7 +14,7 @@ from finery_gateway.client_watch import ClientWatch
 from finery_gateway.openai import convert, sse
 from finery_gateway.openai.errors import from_finery, shutting_down
 from finery_gateway.openai.tool_calls import tool_call_delta
-from finery_gateway.request_log import RequestRecord
+from finery_gateway.request_log import BODY_SEND, RequestRecord
 from finery_gateway.routing.generation import Answering, ClientGoneError
 from finery_shared.errors import FineryError
 
@@ -49,7 +49,8 @@ class EventStream(Response):
         self._include_usage = include_usage
         self._record = record
         self._keepalive_seconds = keepalive_seconds
-        self._lock = asyncio.Lock()
+        self._keeping_alive = asyncio.Lock()
+        self._writing = False
         self._started = False
         self._finished = False
         self._writes = 0
@@ -60,6 +61,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the stream."""
         self._send = send
+        self._send_body: Send = scope.get(BODY_SEND, send)
         async with ClientWatch(receive, self._on_gone, self._keepalive_seconds, self._keep_alive):
             try:
                 await self._relay()
@@ -122,17 +124,28 @@ class EventStream(Response):
         await self._write(sse.error(from_finery(failure, self._record.parameters).body()), last=True)
 
     async def _write(self, data: bytes, last: bool = False) -> None:
-        async with self._lock:
-            if not self._started:
-                self._started = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            self._writes += 1
-            self._finished = last
-            await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        if self._keeping_alive.locked():
+            async with self._keeping_alive:
+                pass
+        self._writing = True
+        try:
+            await self._put(data, last)
+        finally:
+            self._writing = False
+
+    async def _put(self, data: bytes, last: bool) -> None:
+        self._writes += 1
+        self._finished = last
+        if not self._started:
+            self._started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await self._send_body({"type": "http.response.body", "body": data, "more_body": not last})
 
     async def _keep_alive(self) -> None:
-        if self._writes == self._writes_at_tick and not self._finished:
-            await self._write(sse.KEEPALIVE)
+        # A write that waits for a slow client is not idle.
+        if self._writes == self._writes_at_tick and not self._finished and not self._writing:
+            async with self._keeping_alive:
+                await self._put(sse.KEEPALIVE, last=False)
         self._writes_at_tick = self._writes
 
     def _on_gone(self) -> None:
