@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
 from finery_inference.app import DEPLOYMENT_SERVICE, INFERENCE_SERVICE, InferenceProcess
+from finery_inference.deployments.adapter_manager import AdapterManager
+from finery_inference.deployments.adapter_source import AdapterResolver
 from finery_inference.deployments.manager import DeploymentManager
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.deployments.source import SourceResolver
 from finery_inference.deployments.store import DeploymentStore
+from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.engines.fake import FakeEngineFactory, FakePace
 from finery_inference.engines.protocol import EngineFactory
 from finery_inference.engines.transformers.factory import TransformersFactory
@@ -33,7 +36,11 @@ def build(settings: Settings) -> InferenceProcess:
     log = logger("inference")
     sources = SourceResolver(Home(settings.home).models, hubs_from(os.environ), settings.check_path)
     store = DeploymentStore(open_sqlite(settings.state / "deployments.db"))
-    manager = DeploymentManager(store, sources, engine_factories(settings), RestartPolicy(), log)
+    watchdog = Watchdog(settings.hung_seconds)
+    adapter_sources = AdapterResolver(settings.check_path)
+    backends = engine_factories(settings)
+    manager = DeploymentManager(store, sources, adapter_sources, backends, RestartPolicy(), watchdog, log)
+    adapters = AdapterManager(manager, store, adapter_sources)
     generator = Generator(manager.model, settings.max_requests)
     server = RpcServer(
         settings.listen,
@@ -41,7 +48,7 @@ def build(settings: Settings) -> InferenceProcess:
             Servicer(
                 DEPLOYMENT_SERVICE,
                 deployments_pb2_grpc.add_DeploymentServiceServicer_to_server,
-                DeploymentServicer(manager),
+                DeploymentServicer(manager, adapters),
             ),
             Servicer(
                 INFERENCE_SERVICE,

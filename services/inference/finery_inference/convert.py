@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
 from finery.inference.v1 import deployments_pb2 as dpb
 from finery.inference.v1 import inference_pb2 as ipb
 from finery_inference.convert_chat import chat_input
-from finery_inference.deployments.model import Deployment, DeploymentSpec, Snapshot, State
-from finery_inference.engines.protocol import EngineStats, Structured
+from finery_inference.deployments.model import Adapter, AdapterSpec, Deployment, DeploymentSpec, Snapshot, State
+from finery_inference.engines.protocol import HIGHEST_RANK, MOST_ADAPTERS, EngineStats, Structured
 from finery_inference.generation.request import (
     Chunk,
     Complete,
@@ -24,6 +25,9 @@ from finery_inference.generation.request import (
     TokenLogprob,
 )
 from finery_shared.errors import FineryError, Reason, invalid
+
+T = TypeVar("T", Deployment, Adapter)
+M = TypeVar("M", dpb.Deployment, dpb.Adapter)
 
 _STATES = {
     State.LOADING: dpb.DEPLOYMENT_STATE_LOADING,
@@ -47,9 +51,6 @@ def deployment_spec(message: dpb.DeploymentSpec) -> DeploymentSpec:
     named = message.model.model_type or message.model.model_id_or_path
     if not message.ckpt_dir and not named:
         raise invalid("spec", "say what to load: ckpt_dir, or model with model_type or model_id_or_path.")
-    name = message.served_model_name
-    if name and not _MODEL_ID.fullmatch(name):
-        raise invalid("served_model_name", f"{name!r} is not 1 to 200 characters without spaces.")
     if message.dtype and message.dtype not in _DTYPES:
         raise invalid("dtype", f"{message.dtype!r} is not one of: {', '.join(_DTYPES)}.")
     memory = message.gpu_memory_utilization if message.HasField("gpu_memory_utilization") else None
@@ -59,14 +60,22 @@ def deployment_spec(message: dpb.DeploymentSpec) -> DeploymentSpec:
         ckpt_dir=message.ckpt_dir,
         model_type=message.model.model_type,
         model_id_or_path=message.model.model_id_or_path,
-        served_model_name=name,
+        served_model_name=_model_id(message.served_model_name),
         infer_backend=_BACKENDS.get(message.infer_backend, message.infer_backend),
         max_model_len=_natural(message, "max_model_len"),
         dtype=message.dtype or "auto",
         gpu_memory_utilization=memory,
         tensor_parallel_size=_natural(message, "tensor_parallel_size"),
         engine_args={key: _json(key, value) for key, value in sorted(message.engine_args.items())},
+        **_lora(message),
     )
+
+
+def adapter_spec(message: dpb.AdapterSpec) -> AdapterSpec:
+    """Raises INVALID_ARGUMENT."""
+    if not message.ckpt_dir:
+        raise invalid("ckpt_dir", "say which adapter to load: the absolute path of its directory.")
+    return AdapterSpec(ckpt_dir=message.ckpt_dir, served_model_name=_model_id(message.served_model_name))
 
 
 def request_id(text: str) -> str:
@@ -90,10 +99,16 @@ def deployment_message(deployment: Deployment) -> dpb.Deployment:
         state=_STATES[deployment.state],
         max_model_len=deployment.max_model_len,
     )
-    message.create_time.FromDatetime(record.create_time)
-    if deployment.error is not None:
-        message.error.reason, message.error.message = str(deployment.error.reason), deployment.error.message
-    return message
+    message.adapters.extend(adapter_message(adapter) for adapter in deployment.adapters)
+    return _told(message, deployment)
+
+
+def adapter_message(adapter: Adapter) -> dpb.Adapter:
+    """An adapter as callers see it."""
+    record = adapter.record
+    spec = dpb.AdapterSpec(ckpt_dir=record.spec.ckpt_dir, served_model_name=record.spec.served_model_name)
+    message = dpb.Adapter(name=record.name, spec=spec, model_id=record.model_id, state=_STATES[adapter.state])
+    return _told(message, adapter)
 
 
 def snapshot_message(snapshot: Snapshot) -> dpb.WatchDeploymentsResponse:
@@ -112,12 +127,12 @@ def stats_message(stats: EngineStats) -> dpb.GetDeploymentStatsResponse:
     )
 
 
-def page(deployments: tuple[Deployment, ...], page_size: int, page_token: str) -> tuple[tuple[Deployment, ...], str]:
+def page(items: tuple[T, ...], page_size: int, page_token: str) -> tuple[tuple[T, ...], str]:
     """One page, oldest first, and the token of the next; raises PAGE_TOKEN_INVALID."""
     if page_token and not (page_token.isascii() and page_token.isdigit()):
         raise FineryError(Reason.PAGE_TOKEN_INVALID, f"page_token {page_token!r} was not given out; leave it empty.")
     after, size = int(page_token or 0), min(page_size or 50, 1000)
-    rest = [deployment for deployment in deployments if deployment.record.ordinal > after]
+    rest = [item for item in items if item.record.ordinal > after]
     return tuple(rest[:size]), str(rest[size - 1].record.ordinal) if len(rest) > size else ""
 
 
@@ -203,9 +218,38 @@ def _spec_message(spec: DeploymentSpec) -> dpb.DeploymentSpec:
         tensor_parallel_size=spec.tensor_parallel_size,
         engine_args={key: json.dumps(value) for key, value in spec.engine_args.items()},
     )
+    if spec.enable_lora:
+        message.enable_lora, message.max_loras, message.max_lora_rank = True, spec.max_loras, spec.max_lora_rank
     if spec.model_type or spec.model_id_or_path:
         message.model.model_type, message.model.model_id_or_path = spec.model_type, spec.model_id_or_path
     return message
+
+
+def _told(message: M, told: Deployment | Adapter) -> M:
+    message.create_time.FromDatetime(told.record.create_time)
+    if told.error is not None:
+        message.error.reason, message.error.message = str(told.error.reason), told.error.message
+    return message
+
+
+def _model_id(name: str) -> str:
+    if name and not _MODEL_ID.fullmatch(name):
+        raise invalid("served_model_name", f"{name!r} is not 1 to 200 characters without spaces.")
+    return name
+
+
+def _lora(message: dpb.DeploymentSpec) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for field, most in (("max_loras", MOST_ADAPTERS), ("max_lora_rank", HIGHEST_RANK)):
+        value = _natural(message, field)
+        if value is None:
+            continue
+        if not message.enable_lora:
+            raise invalid(field, "it is for deployments with adapters; set enable_lora too, or leave it out.")
+        if value > most:
+            raise invalid(field, f"{value} is more than {most}; set at most that.")
+        given[field] = value
+    return {"enable_lora": message.enable_lora, **given}
 
 
 def _natural(message: dpb.DeploymentSpec, field: str) -> int | None:

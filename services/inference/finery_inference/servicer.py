@@ -13,6 +13,7 @@ from finery.inference.v1 import inference_pb2 as ipb
 from finery.inference.v1.deployments_pb2_grpc import DeploymentServiceServicer
 from finery.inference.v1.inference_pb2_grpc import InferenceServiceServicer
 from finery_inference import convert
+from finery_inference.deployments.adapter_manager import AdapterManager
 from finery_inference.deployments.manager import DeploymentManager
 from finery_inference.generation.generator import Generator
 
@@ -22,8 +23,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DeploymentServicer(DeploymentServiceServicer):
     """DeploymentService."""
 
-    def __init__(self, manager: DeploymentManager) -> None:
+    def __init__(self, manager: DeploymentManager, adapters: AdapterManager) -> None:
         self._manager = manager
+        self._adapters = adapters
 
     async def CreateDeployment(  # noqa: D102
         self, request: dpb.CreateDeploymentRequest, context: Context
@@ -55,6 +57,23 @@ class DeploymentServicer(DeploymentServiceServicer):
         async with aclosing(self._manager.watch()) as snapshots:
             async for snapshot in snapshots:
                 yield convert.snapshot_message(snapshot)
+
+    async def CreateAdapter(self, request: dpb.CreateAdapterRequest, context: Context) -> dpb.CreateAdapterResponse:  # noqa: D102
+        spec, request_id = convert.adapter_spec(request.spec), convert.request_id(request.request_id)
+        adapter = await self._adapters.create(request.parent, spec, request_id)
+        return dpb.CreateAdapterResponse(adapter=convert.adapter_message(adapter))
+
+    async def GetAdapter(self, request: dpb.GetAdapterRequest, context: Context) -> dpb.GetAdapterResponse:  # noqa: D102
+        return dpb.GetAdapterResponse(adapter=convert.adapter_message(self._adapters.get(request.name)))
+
+    async def ListAdapters(self, request: dpb.ListAdaptersRequest, context: Context) -> dpb.ListAdaptersResponse:  # noqa: D102
+        adapters, token = convert.page(self._adapters.list(request.parent), request.page_size, request.page_token)
+        messages = [convert.adapter_message(adapter) for adapter in adapters]
+        return dpb.ListAdaptersResponse(adapters=messages, next_page_token=token)
+
+    async def DeleteAdapter(self, request: dpb.DeleteAdapterRequest, context: Context) -> dpb.DeleteAdapterResponse:  # noqa: D102
+        await self._adapters.delete(request.name)
+        return dpb.DeleteAdapterResponse()
 
     async def GetDeploymentStats(  # noqa: D102
         self, request: dpb.GetDeploymentStatsRequest, context: Context

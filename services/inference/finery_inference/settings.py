@@ -28,6 +28,10 @@ class Settings(ServiceSettings):
     max_requests: Annotated[int, Field(ge=1)] = 2048
     """Requests of one model, running and waiting, at a time; more are refused, so that none waits for ever."""
 
+    hung_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """How long an engine may make no step while it has something to do before it is killed and started again; ten times
+    as long on a CPU that computes. 0 is for ever."""
+
     cpu_kv_cache_mib: Annotated[int, Field(ge=0)] = 0
     """Key-value cache of an engine on a machine without a GPU, in MiB; 0 is four requests of full length."""
 

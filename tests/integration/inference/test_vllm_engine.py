@@ -8,13 +8,14 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.protocol import EngineAdapter, EngineConfig, LoraLimits
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
 from finery_inference.engines.vllm.tuning import TUNING
 from finery_shared.errors import FineryError, Reason
-from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest
+from tests.unit.inference.adapter_directories import write_adapter
+from tests.unit.inference.engine_contract import AdapterContract, EngineContract, EngineUnderTest
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -52,7 +53,7 @@ async def factory(scratch: Path) -> AsyncIterator[VllmFactory]:
 
 
 async def start(factory: VllmFactory, model: Path) -> EngineUnderTest:
-    engine = await factory.start(EngineConfig(model, max_model_len=2048))
+    engine = await factory.start(EngineConfig(model, max_model_len=2048, lora=LoraLimits(2, 8)))
 
     async def kill() -> None:
         for process in engine_processes():
@@ -67,6 +68,19 @@ async def subject(factory: VllmFactory, smollm2: Path) -> AsyncIterator[EngineUn
     started = await start(factory, smollm2)
     yield started
     await started.engine.shutdown()
+
+
+class TestVllmAdapters(AdapterContract):
+    @pytest.fixture(scope="class")
+    def adapters(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineAdapter, EngineAdapter]:
+        sizes = {"q_proj": (576, 576), "v_proj": (576, 192)}
+        one, two = (
+            EngineAdapter(
+                number, name, write_adapter(tmp_path_factory.mktemp("adapter") / name, sizes, layers=30, seed=number)
+            )
+            for number, name in enumerate(("one", "two"), start=1)
+        )
+        return one, two
 
 
 class TestVllmEngine(EngineContract):

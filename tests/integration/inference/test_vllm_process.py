@@ -9,8 +9,8 @@ from finery.inference.v1 import inference_pb2 as i
 from tests.integration.inference.service import Service, Services, connect, gone_within, reason_of
 
 
-def start(services: Services, model: Path, cache_mib: int = 256) -> Service:
-    settings = {"ALLOWED_ROOTS": str(model.resolve()), "CPU_KV_CACHE_MIB": str(cache_mib)}
+def start(services: Services, model: Path, cache_mib: int = 256, **more: str) -> Service:
+    settings = {"ALLOWED_ROOTS": str(model.resolve()), "CPU_KV_CACHE_MIB": str(cache_mib), **more}
     return services.start("vllm", **{f"FINERY_INFERENCE_{name}": value for name, value in settings.items()})
 
 
@@ -84,3 +84,34 @@ async def test_a_model_that_does_not_fit_and_sigterm_while_one_loads(services: S
         with gone_within(5, engines):
             service.popen.terminate()
             assert await asyncio.to_thread(service.popen.wait, 15) == 0
+
+
+@pytest.mark.timeout(300)
+async def test_a_hung_engine_is_noticed_and_replaced(services: Services, smollm2: Path) -> None:
+    service = start(services, smollm2, HUNG_SECONDS="10")
+    async with connect(service) as client:
+        await client.create(smollm2, max_model_len=1024)
+        await client.until(d.DEPLOYMENT_STATE_READY)
+        text, _ = await client.answer("What is the capital of France?", temperature=0, max_tokens=60)
+
+        # A busy engine is left alone, though its consumers are slow: one reads nothing for longer than the limit.
+        call = client.generate("Tell me a story.", max_tokens=200, ignore_eos=True)
+        await anext(aiter(call))
+        await asyncio.sleep(12)
+        assert await reason_of(call) == "it did not fail"
+
+        call = client.generate("Tell me a long story.", max_tokens=900, ignore_eos=True)
+        await anext(aiter(call))
+        engines = await asyncio.to_thread(service.engines)
+        services.watch_over(engines)
+        with gone_within(30, engines):
+            stopped = time.monotonic()
+            for process in engines:
+                process.suspend()
+            assert await reason_of(call) == "ENGINE_DEAD"
+            assert time.monotonic() - stopped < 15
+            assert (await client.until(d.DEPLOYMENT_STATE_FAILED)).error.reason == "ENGINE_DEAD"
+        await client.until(d.DEPLOYMENT_STATE_READY)
+        again, _ = await client.answer("What is the capital of France?", temperature=0, max_tokens=60)
+        assert again == text
+        assert len(await asyncio.to_thread(service.engines)) == len(engines)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from finery_inference.engines.protocol import Delta, EngineRequest, InferenceEngine, Sampling
+from finery_inference.engines.protocol import Delta, EngineAdapter, EngineRequest, InferenceEngine, Sampling
 from finery_shared.errors import FineryError, Reason
 
 
@@ -24,9 +24,9 @@ class EngineUnderTest:
         text = "Tell me about the sea."
         self.prompt = self.engine.tokenizer.encode(text, add_special_tokens=False)
 
-    def request(self, name: str, **sampling: object) -> EngineRequest:
+    def request(self, name: str, adapter: EngineAdapter | None = None, **sampling: object) -> EngineRequest:
         values = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, **sampling}
-        return EngineRequest(name, self.prompt, Sampling(**values))  # type: ignore[arg-type]
+        return EngineRequest(name, self.prompt, Sampling(**values), adapter)  # type: ignore[arg-type]
 
 
 async def collect(engine: InferenceEngine, request: EngineRequest) -> list[Delta]:
@@ -48,6 +48,54 @@ async def settle(engine: InferenceEngine, running: int, seconds: float = 5.0) ->
     while (stats := await engine.stats()).running + stats.waiting != running:
         assert time.monotonic() < deadline, stats
         await asyncio.sleep(0.01)
+
+
+class AdapterContract:
+    """What an engine that takes adapters must do, given two of them."""
+
+    async def test_adapters_answer_beside_their_base(
+        self, subject: EngineUnderTest, adapters: tuple[EngineAdapter, EngineAdapter]
+    ) -> None:
+        engine = subject.engine
+        before = tokens_of(await collect(engine, subject.request("before")))
+        for adapter in adapters:
+            await engine.load_adapter(adapter)
+        wanted = (None, *adapters)
+        requests = [subject.request(f"beside-{number}", adapter) for number, adapter in enumerate(wanted)]
+        answers = [tokens_of(deltas) for deltas in await asyncio.gather(*(collect(engine, r) for r in requests))]
+        assert answers[0] == before
+        assert len({tuple(answer) for answer in answers}) == 3
+        for adapter in adapters:
+            await engine.unload_adapter(adapter)
+        assert tokens_of(await collect(engine, subject.request("after"))) == before
+
+    async def test_unloading_ends_the_requests_of_an_adapter_alone(
+        self, subject: EngineUnderTest, adapters: tuple[EngineAdapter, EngineAdapter]
+    ) -> None:
+        engine, adapter = subject.engine, adapters[0]
+        await engine.load_adapter(adapter)
+        base = asyncio.create_task(collect(engine, subject.request("base", max_tokens=60)))
+        generation = engine.generate(subject.request("ended", adapter, max_tokens=1500))
+        await anext(generation)
+        await engine.unload_adapter(adapter)
+        for ended in (generation, engine.generate(subject.request("late", adapter))):
+            with pytest.raises(FineryError) as refusal:
+                async with asyncio.timeout(5):
+                    async for _ in ended:
+                        pass
+            assert refusal.value.reason is Reason.DEPLOYMENT_NOT_READY
+        assert len(tokens_of(await base)) == 60
+        await engine.unload_adapter(adapter)
+        await settle(engine, 0)
+
+    async def test_an_adapter_that_is_not_there_is_refused(
+        self, subject: EngineUnderTest, adapters: tuple[EngineAdapter, EngineAdapter]
+    ) -> None:
+        absent = EngineAdapter(99, "absent", adapters[0].path / "nowhere")
+        with pytest.raises(FineryError, match="nowhere") as refusal:
+            await subject.engine.load_adapter(absent)
+        assert refusal.value.reason is Reason.ENGINE_FAILED
+        assert len(tokens_of(await collect(subject.engine, subject.request("still")))) == 8
 
 
 class EngineContract:
@@ -133,6 +181,21 @@ class EngineContract:
         assert subject.engine.max_model_len == 2048
         assert subject.engine.vocab_size > max(subject.prompt)
         assert subject.engine.alive
+
+    async def test_vitals_tell_of_work_and_of_steps(self, subject: EngineUnderTest) -> None:
+        await settle(subject.engine, 0)
+        before = subject.engine.vitals
+        assert before.waiting == 0
+        async with aclosing(subject.engine.generate(subject.request("vital", max_tokens=1500))) as deltas:
+            await anext(deltas)
+            working = subject.engine.vitals
+            assert working.waiting == 1
+            assert working.steps > before.steps
+        await settle(subject.engine, 0)
+        answered = subject.engine.vitals
+        await asyncio.wait_for(subject.engine.check(), 10)
+        assert subject.engine.vitals.steps > answered.steps
+        assert subject.engine.vitals.waiting == 0
 
     async def test_a_killed_engine_ends_its_requests_at_once(self, doomed: EngineUnderTest) -> None:
         generation = doomed.engine.generate(doomed.request("doomed", max_tokens=1500))

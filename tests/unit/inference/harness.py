@@ -13,10 +13,13 @@ from finery.inference.v1 import deployments_pb2 as d
 from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
 from finery.inference.v1 import inference_pb2 as i
 from finery_inference.app import DEPLOYMENT_SERVICE, INFERENCE_SERVICE, InferenceProcess
+from finery_inference.deployments.adapter_manager import AdapterManager
+from finery_inference.deployments.adapter_source import AdapterResolver
 from finery_inference.deployments.manager import DeploymentManager
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.deployments.source import SourceResolver
 from finery_inference.deployments.store import DeploymentStore
+from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.engines.fake import FakeEngineFactory, FakePace
 from finery_inference.generation.generator import Generator
 from finery_inference.servicer import DeploymentServicer, InferenceServicer
@@ -61,6 +64,7 @@ class Harness:
         store: Callable[[Engine], DeploymentStore] = DeploymentStore,
         hubs: Sequence[ModelHub] = (),
         most: int = 2048,
+        hung_seconds: float = 0.0,
     ) -> None:
         self.home = home
         self.factory = FakeEngineFactory(pace or FakePace(tokens_per_second=2000))
@@ -69,13 +73,16 @@ class Harness:
         self.store = store(open_sqlite(settings.state / "deployments.db"))
         sources = SourceResolver(home / "models", hubs, settings.check_path)
         policy = policy or RestartPolicy(first=0.05, attempts=3)
+        adapter_sources = AdapterResolver(settings.check_path)
         backends = {"vllm": self.factory, "transformers": self.factory}
-        manager = DeploymentManager(self.store, sources, backends, policy, log)
+        watchdog = Watchdog(hung_seconds)
+        manager = DeploymentManager(self.store, sources, adapter_sources, backends, policy, watchdog, log)
+        adapters = AdapterManager(manager, self.store, adapter_sources)
         self.generator = Generator(manager.model, most)
         add_deployments = deployments_pb2_grpc.add_DeploymentServiceServicer_to_server
         add_inference = inference_pb2_grpc.add_InferenceServiceServicer_to_server
         servicers = [
-            Servicer(DEPLOYMENT_SERVICE, add_deployments, DeploymentServicer(manager)),
+            Servicer(DEPLOYMENT_SERVICE, add_deployments, DeploymentServicer(manager, adapters)),
             Servicer(INFERENCE_SERVICE, add_inference, InferenceServicer(self.generator), serving=False),
         ]
         server = RpcServer(settings.listen, servicers, log)

@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 
 from finery_inference.engines.fake import FakeEngine, FakeEngineFactory, FakePace
-from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.protocol import EngineAdapter, EngineConfig
 from finery_shared.errors import FineryError, Reason
-from tests.unit.inference.engine_contract import EngineContract, EngineUnderTest, collect, text_of, tokens_of
+from tests.unit.inference.engine_contract import (
+    AdapterContract,
+    EngineContract,
+    EngineUnderTest,
+    collect,
+    text_of,
+    tokens_of,
+)
 
 PACE = FakePace(first_token_seconds=0.005, tokens_per_second=400.0)
 
@@ -33,6 +40,16 @@ class TestFakeEngine(EngineContract):
     @pytest.fixture
     def ending(self) -> EngineUnderTest:
         return fake()
+
+
+class TestFakeAdapters(AdapterContract):
+    @pytest.fixture
+    def subject(self) -> EngineUnderTest:
+        return fake()
+
+    @pytest.fixture
+    def adapters(self, tmp_path: Path) -> tuple[EngineAdapter, EngineAdapter]:
+        return EngineAdapter(1, "one", tmp_path), EngineAdapter(2, "two", tmp_path)
 
 
 async def test_an_answer_ends_with_the_end_of_turn() -> None:

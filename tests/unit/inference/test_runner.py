@@ -5,10 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from finery_inference.deployments.model import DeploymentRecord, DeploymentSpec, State
+from finery_inference.deployments.adapters import Adapters
+from finery_inference.deployments.model import AdapterRecord, DeploymentRecord, DeploymentSpec, State
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.deployments.runner import Runner
+from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.protocol import EngineAdapter
 from finery_inference.generation.loaded import LoadedModel
 from finery_shared.errors import FineryError
 from finery_shared.log import logger
@@ -21,7 +24,11 @@ async def test_every_refused_request_gets_an_error_of_its_own() -> None:
     async def load(record: DeploymentRecord) -> LoadedModel:
         raise engine_dead("killed")
 
-    runner = Runner(RECORD, load, lambda: None, RestartPolicy(attempts=1), logger("test"))
+    async def load_adapter(record: AdapterRecord, base: DeploymentRecord, model: LoadedModel) -> EngineAdapter:
+        raise AssertionError("there are none")
+
+    adapters = Adapters((), load_adapter, lambda: None, logger("test"))
+    runner = Runner(RECORD, load, lambda: None, RestartPolicy(attempts=1), Watchdog(), logger("test"), adapters)
     runner.start()
     await eventually(lambda: runner.deployment.state is State.FAILED)
     errors = []

@@ -14,8 +14,8 @@ import pytest
 from pydantic import JsonValue
 
 from finery_inference.engines.kv_cache import bytes_per_token, kv_cache_bytes
-from finery_inference.engines.protocol import EngineConfig
-from finery_inference.engines.vllm.arguments import engine_arguments
+from finery_inference.engines.protocol import MOST_ADAPTERS, EngineConfig, LoraLimits
+from finery_inference.engines.vllm.arguments import engine_arguments, most_adapters
 from finery_inference.engines.vllm.environment import scratch_directory, vllm_environment
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware
@@ -28,6 +28,16 @@ QWEN_7B = {"num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 40
 GIB = 2**30
 
 
+def test_room_for_adapters(tmp_path: Path) -> None:
+    config = EngineConfig(tmp_path, 512, lora=LoraLimits(batch=4, rank=48))
+    given = engine_arguments(config, Hardware(cpu=False))
+    assert (given["enable_lora"], given["max_loras"], given["max_lora_rank"]) == (True, 4, 64)
+    assert given["max_cpu_loras"] == most_adapters(config, Hardware(cpu=False)) == MOST_ADAPTERS
+    # On a CPU one slot stays empty.
+    on_cpu = engine_arguments(config, Hardware(cpu=True, kv_cache_bytes=GIB))
+    assert on_cpu["max_loras"] == most_adapters(config, Hardware(cpu=True)) + 1 == 5
+
+
 def test_everything_chosen_reaches_vllm(tmp_path: Path) -> None:
     config = EngineConfig(
         tmp_path, 512, dtype="float16", gpu_memory_utilization=0.5, tensor_parallel_size=2, extra={"max_num_seqs": 64}
@@ -37,6 +47,7 @@ def test_everything_chosen_reaches_vllm(tmp_path: Path) -> None:
     assert (given["max_model_len"], given["dtype"], given["gpu_memory_utilization"]) == (512, "float16", 0.5)
     assert (given["tensor_parallel_size"], given["max_num_seqs"]) == (2, 64)
     assert given["trust_remote_code"] is False
+    assert "enable_lora" not in given
     assert given["load_format"] == "safetensors"
     assert "quantization" not in given  # vLLM reads it from the model
     assert engine_arguments(EngineConfig(tmp_path), Hardware(cpu=False))["max_model_len"] == -1

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 
+from finery_inference.deployments.adapter_source import AdapterResolver
+from finery_inference.deployments.adapters import Adapters, engine_adapter
 from finery_inference.deployments.board import Board
-from finery_inference.deployments.model import Deployment, DeploymentRecord, DeploymentSpec, Snapshot
+from finery_inference.deployments.model import AdapterRecord, Deployment, DeploymentRecord, DeploymentSpec, Snapshot
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.deployments.runner import Runner
 from finery_inference.deployments.source import Source, SourceResolver
 from finery_inference.deployments.store import DeploymentStore
+from finery_inference.deployments.tables import not_found
+from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.deployments.whole import Whole
-from finery_inference.engines.protocol import EngineConfig, EngineFactory
+from finery_inference.engines.protocol import EngineAdapter, EngineConfig, EngineFactory, LoraLimits
 from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.generation.loaded import LoadedModel, front
 from finery_shared.errors import FineryError, Reason, invalid
@@ -26,21 +31,25 @@ class DeploymentManager:
         self,
         store: DeploymentStore,
         sources: SourceResolver,
+        adapter_sources: AdapterResolver,
         backends: Mapping[str, EngineFactory],
         policy: RestartPolicy,
+        watchdog: Watchdog,
         log: Logger,
     ) -> None:
         self._store = store
         self._sources = sources
+        self._adapter_sources = adapter_sources
         self._backends = backends
         self._policy = policy
+        self._watchdog = watchdog
         self._log = log
         self._runners: dict[str, Runner] = {}
         self._board = Board(self._deployments)
         # Engines measure the memory that is free when they start, so one starts at a time.
         self._loading = asyncio.Lock()
         self._creating = asyncio.Lock()
-        self._whole = Whole()
+        self.whole = Whole()
 
     @property
     def draining(self) -> bool:
@@ -52,7 +61,7 @@ class DeploymentManager:
         for factory in self._backends.values():
             await factory.prepare()
         for record in await asyncio.to_thread(self._store.all):
-            self._run(record)
+            self._run(record, await asyncio.to_thread(self._store.adapters, record.name))
 
     async def create(self, spec: DeploymentSpec, request_id: str = "") -> Deployment:
         """Check, store and begin to load a deployment; what takes long, as reading weights, is part of the loading.
@@ -60,21 +69,31 @@ class DeploymentManager:
         Raises MODEL_TAKEN, REQUEST_ID_REUSED, INVALID_ARGUMENT for engine arguments, and what `SourceResolver.look`
         raises.
         """
+        async with self.creating():
+            repeated = await asyncio.to_thread(self._store.find_request, spec, request_id)
+            if repeated is not None:
+                return self.runner(repeated.name).deployment
+            if spec.served_model_name:
+                await asyncio.to_thread(self._store.check_free, spec.served_model_name)
+            factory = self._factory(spec)
+            factory.check(spec.engine_args)
+            if spec.enable_lora and not factory.takes_adapters:
+                message = f"the {spec.infer_backend} engine takes no adapters; leave it out, or deploy on vLLM."
+                raise invalid("enable_lora", message)
+            model_type = await asyncio.to_thread(self._sources.look, spec)
+            return await self.whole.run(self._place(spec, model_type, request_id))
+
+    @asynccontextmanager
+    async def creating(self) -> AsyncGenerator[None, None]:
+        """For one creation at a time, so that model ids are given once; raises SERVICE_UNAVAILABLE on the way out."""
         if self.draining:
             raise draining()
         async with self._creating:
-            repeated = await asyncio.to_thread(self._store.find_request, spec, request_id)
-            if repeated is not None:
-                return self._runner(repeated.name).deployment
-            if spec.served_model_name:
-                await asyncio.to_thread(self._store.check_free, spec.served_model_name)
-            self._factory(spec).check(spec.engine_args)
-            model_type = await asyncio.to_thread(self._sources.look, spec)
-            return await self._whole.run(self._place(spec, model_type, request_id))
+            yield
 
     def get(self, name: str) -> Deployment:
         """One deployment; raises DEPLOYMENT_NOT_FOUND."""
-        return self._runner(name).deployment
+        return self.runner(name).deployment
 
     def list(self) -> tuple[Deployment, ...]:
         """All deployments, oldest first."""
@@ -82,27 +101,29 @@ class DeploymentManager:
 
     async def delete(self, name: str) -> None:
         """Forget a deployment, then unload it; raises DEPLOYMENT_NOT_FOUND."""
-        await self._whole.run(self._remove(self._runner(name)))
+        await self.whole.run(self._remove(self.runner(name)))
 
     def watch(self) -> AsyncGenerator[Snapshot, None]:
         """Snapshots: one at once, then after every change and as heartbeats."""
         return self._board.watch()
 
     def model(self, model_id: str) -> LoadedModel:
-        """The loaded model of that id; raises DEPLOYMENT_NOT_FOUND, DEPLOYMENT_NOT_READY or ENGINE_DEAD."""
+        """The loaded model or adapter of that id; raises DEPLOYMENT_NOT_FOUND, DEPLOYMENT_NOT_READY or ENGINE_DEAD."""
         if self.draining:
             raise draining()
         # A deleted deployment may still be unloading while a newer one has its id.
         for runner in reversed(self._runners.values()):
-            if runner.record.model_id == model_id:
-                return runner.ready()
-        known = ", ".join(sorted({r.record.model_id for r in self._runners.values()})) or "none yet"
+            if (found := runner.find(model_id)) is not None:
+                return found
+        runners = self._runners.values()
+        ids = {model_id for r in runners for model_id in (r.record.model_id, *r.adapters.model_ids())}
+        known = ", ".join(sorted(ids)) or "none yet"
         message = f"There is no model {model_id!r} here. Deployed: {known}."
         raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, message, model=model_id)
 
     def named(self, name: str) -> LoadedModel:
         """The loaded model of the deployment of that resource name; raises as `model`."""
-        return self._runner(name).ready()
+        return self.runner(name).ready()
 
     def drain(self) -> None:
         """Refuse new requests and deployments from now on."""
@@ -114,7 +135,7 @@ class DeploymentManager:
 
     async def stop(self) -> None:
         """Unload everything; what is stored stays stored."""
-        await self._whole.finish()
+        await self.whole.finish()
         await asyncio.gather(*(runner.stop() for runner in self._runners.values()))
         for factory in self._backends.values():
             await factory.close()
@@ -123,7 +144,7 @@ class DeploymentManager:
     async def _place(self, spec: DeploymentSpec, model_type: str, request_id: str) -> Deployment:
         model_id = spec.served_model_name or model_type
         record = await asyncio.to_thread(self._store.create, spec, model_id, model_type, request_id)
-        return self._run(record).deployment
+        return self._run(record, ()).deployment
 
     async def _remove(self, runner: Runner) -> None:
         name = runner.record.name
@@ -134,8 +155,10 @@ class DeploymentManager:
             self._runners.pop(name, None)
             self._board.changed()
 
-    def _run(self, record: DeploymentRecord) -> Runner:
-        runner = Runner(record, self._load, self._board.changed, self._policy, self._log)
+    def _run(self, record: DeploymentRecord, adapters: Iterable[AdapterRecord]) -> Runner:
+        changed, log = self._board.changed, self._log
+        beside = Adapters(adapters, self._load_adapter, changed, log)
+        runner = Runner(record, self._load, changed, self._policy, self._watchdog, log, beside)
         self._runners[record.name] = runner
         runner.start()
         self._board.changed()
@@ -152,17 +175,24 @@ class DeploymentManager:
                 await engine.shutdown()
                 raise
 
+    async def _load_adapter(self, record: AdapterRecord, base: DeploymentRecord, model: LoadedModel) -> EngineAdapter:
+        resolve = self._adapter_sources.resolve
+        path = await in_daemon_thread(lambda: resolve(record.spec, base, model.path), f"resolve {record.name}")
+        adapter = engine_adapter(record, path)
+        await model.engine.load_adapter(adapter)
+        return adapter
+
     def _factory(self, spec: DeploymentSpec) -> EngineFactory:
         factory = self._backends.get(spec.infer_backend)
         if factory is None:
             raise invalid("infer_backend", f"{spec.infer_backend!r} is not one of: {', '.join(self._backends)}.")
         return factory
 
-    def _runner(self, name: str) -> Runner:
+    def runner(self, name: str) -> Runner:
+        """What runs the deployment of that resource name; raises DEPLOYMENT_NOT_FOUND."""
         runner = self._runners.get(name)
         if runner is None:
-            message = f"There is no deployment {name!r} here. Deleted ones are gone for good."
-            raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, message, deployment=name)
+            raise not_found(name)
         return runner
 
     def _deployments(self) -> tuple[Deployment, ...]:
@@ -181,5 +211,6 @@ def _config(spec: DeploymentSpec, source: Source) -> EngineConfig:
         dtype=spec.dtype,
         gpu_memory_utilization=spec.gpu_memory_utilization,
         tensor_parallel_size=spec.tensor_parallel_size or 1,
+        lora=LoraLimits(spec.max_loras, spec.max_lora_rank) if spec.enable_lora else None,
         extra=spec.engine_args,
     )

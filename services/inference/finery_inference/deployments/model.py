@@ -1,4 +1,4 @@
-"""What a deployment is."""
+"""What a deployment is, and what its adapters are."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ class DeploymentSpec(BaseModel):
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int | None = None
     engine_args: dict[str, JsonValue] = {}
+    enable_lora: bool = False
+    max_loras: int = 4
+    max_lora_rank: int = 64
+
+
+class AdapterSpec(BaseModel):
+    """What was asked for: a directory, and a model id or nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ckpt_dir: str
+    served_model_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,13 +52,34 @@ class DeploymentRecord:
     create_time: datetime
 
 
+@dataclass(frozen=True)
+class AdapterRecord:
+    """A stored adapter of the deployment named ``parent``; no other adapter ever has its ordinal."""
+
+    ordinal: int
+    name: str
+    parent: str
+    spec: AdapterSpec
+    model_id: str
+    create_time: datetime
+
+
 class State(Enum):
-    """Where a deployment is in its life."""
+    """Where a deployment or an adapter is in its life."""
 
     LOADING = "loading"
     READY = "ready"
     UNLOADING = "unloading"
     FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter at one moment: READY only while its deployment is. ``error`` is set in FAILED alone."""
+
+    record: AdapterRecord
+    state: State
+    error: FineryError | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +90,8 @@ class Deployment:
     state: State
     error: FineryError | None = None
     max_model_len: int = 0
+    adapters: tuple[Adapter, ...] = ()
+    """Oldest first."""
 
 
 @dataclass(frozen=True)

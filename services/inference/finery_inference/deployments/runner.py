@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
+from finery_inference.deployments.adapters import Adapters
 from finery_inference.deployments.model import Deployment, DeploymentRecord, State
 from finery_inference.deployments.restart import RestartPolicy
+from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.engines.errors import engine_dead, engine_given_up, fresh
 from finery_inference.generation.loaded import LoadedModel
 from finery_shared.errors import FineryError, Reason
@@ -15,20 +18,26 @@ from finery_shared.log import Logger
 
 Load = Callable[[DeploymentRecord], Awaitable[LoadedModel]]
 
-POLL_SECONDS = 0.1
-"""How often an engine is asked whether it lives."""
-
 
 class Runner:
     """The life of one deployment. ``changed`` is called after every change of its state."""
 
     def __init__(
-        self, record: DeploymentRecord, load: Load, changed: Callable[[], None], policy: RestartPolicy, log: Logger
+        self,
+        record: DeploymentRecord,
+        load: Load,
+        changed: Callable[[], None],
+        policy: RestartPolicy,
+        watchdog: Watchdog,
+        log: Logger,
+        adapters: Adapters,
     ) -> None:
         self.record = record
+        self.adapters = adapters
         self._load = load
         self._changed = changed
         self._policy = policy
+        self._watchdog = watchdog
         self._log = log.bind(deployment=record.name, model=record.model_id)
         self._state = State.LOADING
         self._error: FineryError | None = None
@@ -39,7 +48,13 @@ class Runner:
     @property
     def deployment(self) -> Deployment:
         """As it is now."""
-        return Deployment(self.record, self._state, self._error, self._max_model_len)
+        adapters = self.adapters.told(self._state, self._error)
+        return Deployment(self.record, self._state, self._error, self._max_model_len, adapters)
+
+    @property
+    def path(self) -> Path | None:
+        """Where the loaded model's files lie; None while there is no loaded model."""
+        return None if self._model is None else self._model.path
 
     def start(self) -> None:
         """Begin to load."""
@@ -52,6 +67,16 @@ class Runner:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._drop_model()
+
+    def find(self, model_id: str) -> LoadedModel | None:
+        """The loaded model, or that with one of its adapters, by model id; None if neither is called so.
+
+        Raises DEPLOYMENT_NOT_READY or ENGINE_DEAD, saying why it can't be used.
+        """
+        if model_id == self.record.model_id:
+            return self.ready()
+        adapter = self.adapters.find(model_id)
+        return None if adapter is None else adapter.ready(self.ready())
 
     def ready(self) -> LoadedModel:
         """The loaded model; raises DEPLOYMENT_NOT_READY or ENGINE_DEAD, saying why there is none."""
@@ -76,7 +101,6 @@ class Runner:
             start = time.monotonic()
             error = await self._live()
             failures = 1 if time.monotonic() - start > self._policy.steady else failures + 1
-            await self._drop_model()
             died = error.reason is Reason.ENGINE_DEAD
             again = died and failures < self._policy.attempts
             if died and not again:
@@ -85,6 +109,8 @@ class Runner:
             self._log.error(
                 "deployment failed", reason=str(error.reason), error=error.message, detail=error.detail, again=again
             )
+            # After it was told, since an engine may take seconds to end.
+            await self._drop_model()
             if not again:
                 return
             await asyncio.sleep(self._policy.delay(failures))
@@ -102,14 +128,14 @@ class Runner:
             message = "The model could not be loaded. The inference service's log says why."
             return FineryError(Reason.ENGINE_FAILED, message, detail=repr(error))
         self._max_model_len = self._model.max_model_len
+        self.adapters.attach(self.record, self._model)
         self._set(State.READY)
         self._log.info("deployment ready", seconds=round(time.monotonic() - start, 1))
-        while self._model.engine.alive:
-            await asyncio.sleep(POLL_SECONDS)
-        return engine_dead("the engine's process has ended")
+        return engine_dead(await self._watchdog.until_ended(self._model.engine))
 
     async def _drop_model(self) -> None:
         model, self._model = self._model, None
+        await self.adapters.detach()
         if model is not None:
             await model.engine.shutdown()
 

@@ -66,7 +66,8 @@ class SourceResolver:
             raise FineryError(
                 Reason.MODEL_INVALID,
                 f"{path} holds an adapter, not a whole model. Merge it first: finery export --ckpt_dir {path} "
-                f"--merge_lora true, then deploy {path}-merged.",
+                f"--merge_lora true, then deploy {path}-merged. Or deploy its base model with --enable_lora true, and "
+                f"add it there: finery adapters create --deployment MODEL --ckpt_dir {path}.",
                 path=str(path),
             )
         return path, read(path)

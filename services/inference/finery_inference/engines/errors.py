@@ -36,6 +36,11 @@ def shape_refused(structured: Structured, why: str) -> FineryError:
     return FineryError(Reason.INVALID_ARGUMENT, message, field=field)
 
 
+def adapter_unloaded() -> FineryError:
+    """The adapter of a request was deleted while it ran."""
+    return FineryError(Reason.DEPLOYMENT_NOT_READY, "The adapter was deleted while the request ran.")
+
+
 def fresh(error: FineryError) -> FineryError:
     """The same error without its traceback, which keeps alive whatever its frames had made, and grows when raised."""
     return FineryError(error.reason, error.message, detail=error.detail, **error.metadata)

@@ -10,10 +10,17 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from finery_inference.engines.errors import engine_dead
+from finery_inference.engines.errors import adapter_unloaded, engine_dead
 from finery_inference.engines.fake_answer import FakeAnswer
 from finery_inference.engines.fake_tokenizer import FakeTokenizer
-from finery_inference.engines.protocol import Delta, EngineConfig, EngineRequest, EngineStats
+from finery_inference.engines.protocol import (
+    Delta,
+    EngineAdapter,
+    EngineConfig,
+    EngineRequest,
+    EngineStats,
+    Vitals,
+)
 from finery_shared.errors import FineryError, Reason, invalid
 
 
@@ -34,16 +41,20 @@ class FakePace:
 
 
 class FakeEngine:
-    """Answers every prompt with the letters of a sentence, begun at a place that depends on prompt and seed."""
+    """Answers with the letters of a sentence, begun at a place that depends on prompt, seed and adapter."""
 
     def __init__(self, config: EngineConfig, pace: FakePace) -> None:
         self._pace = pace
         self._max_model_len = config.max_model_len or 2048
         self._tokenizer = FakeTokenizer()
         self._dead = asyncio.Event()
+        self._adapters: dict[int, asyncio.Event] = {}
+        """By number, those that are loaded; the event is set when the adapter goes."""
         self._running: set[str] = set()
         self._generated = 0
         self._hung = False
+        self._steps = 0
+        self._checks = 0
 
     @property
     def max_model_len(self) -> int:
@@ -68,6 +79,8 @@ class FakeEngine:
     def die(self) -> None:
         """End as if the engine's process was killed."""
         self._dead.set()
+        for gone in self._adapters.values():
+            gone.set()
 
     def hang(self) -> None:
         """Make no token any more, and say nothing."""
@@ -75,16 +88,16 @@ class FakeEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """Deltas of every answer in turn."""
-        self._check()
+        gone = self._gone(request)
         self._running.add(request.request_id)
         try:
-            await self._pause(self._pace.first_token_seconds)
+            await self._pause(self._pace.first_token_seconds, gone)
             said = None if self._pace.echo else self._pace.answer_tokens
             answers = [FakeAnswer(request, index, said) for index in range(request.sampling.n)]
             start = time.perf_counter()
             sent, longest = 0, max(len(answer.tokens) for answer in answers)
             while sent < longest:
-                due = await self._due(sent, start)
+                due = await self._due(sent, start, gone)
                 for delta in filter(None, [answer.delta(sent, due) for answer in answers]):
                     self._generated += len(delta.token_ids)
                     yield delta
@@ -92,36 +105,78 @@ class FakeEngine:
         finally:
             self._running.discard(request.request_id)
 
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """One more, if it is there; its files are not opened."""
+        self._check()
+        if not adapter.path.is_dir():
+            raise FineryError(Reason.ENGINE_FAILED, f"There is no adapter directory {adapter.path}: check the path.")
+        self._adapters[adapter.number] = asyncio.Event()
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """One less."""
+        gone = self._adapters.pop(adapter.number, None)
+        if gone is not None:
+            gone.set()
+
     async def stats(self) -> EngineStats:
         """Requests between the first step of `generate` and its end."""
         self._check()
         return EngineStats(len(self._running), 0, 0.0, self._generated)
 
+    @property
+    def vitals(self) -> Vitals:
+        """A step whenever it is looked at, unless it hangs."""
+        self._steps += not self._hung
+        return Vitals(len(self._running) + self._checks, self._steps)
+
+    async def check(self) -> None:
+        """Answers at once, unless it hangs."""
+        self._checks += 1
+        try:
+            await self._pause(0, self._dead)
+        finally:
+            self._checks -= 1
+
+    def kill(self) -> None:
+        """The same as `die`."""
+        self.die()
+
     async def shutdown(self) -> None:
         """The same as `die`."""
-        self._dead.set()
+        self.die()
+
+    def _gone(self, request: EngineRequest) -> asyncio.Event:
+        """What ends a request."""
+        self._check()
+        if request.adapter is None:
+            return self._dead
+        if request.adapter.number not in self._adapters:
+            raise adapter_unloaded()
+        return self._adapters[request.adapter.number]
 
     def _check(self) -> None:
         if self._dead.is_set():
             raise engine_dead()
 
-    async def _due(self, sent: int, start: float) -> int:
+    async def _due(self, sent: int, start: float, gone: asyncio.Event) -> int:
         """Tokens of an answer that are made by now, more than ``sent``; waits for them."""
         least, rate = sent + self._pace.tokens_per_delta, self._pace.tokens_per_second
         if not rate:
-            await self._pause(0)
+            await self._pause(0, gone)
             return least
-        await self._pause(start + least / rate - time.perf_counter())
+        await self._pause(start + least / rate - time.perf_counter(), gone)
         return max(least, int((time.perf_counter() - start) * rate))
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float, gone: asyncio.Event) -> None:
         if seconds > 0 or self._hung:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if self._hung else seconds):
-                    await self._dead.wait()
+                    await gone.wait()
         else:
             await asyncio.sleep(0)
         self._check()
+        if gone.is_set():
+            raise adapter_unloaded()
 
 
 @dataclass
@@ -132,6 +187,8 @@ class FakeEngineFactory:
     engines: list[FakeEngine] = field(default_factory=list)
     failures: list[FineryError] = field(default_factory=list)
     """Errors that the next starts raise, in turn."""
+
+    takes_adapters = True
 
     async def prepare(self) -> None:
         """Nothing is needed."""

@@ -101,5 +101,6 @@ def _letters(request: EngineRequest, index: int) -> Iterator[int]:
     forced = [token for token, bias in sampling.logit_bias.items() if bias == MOST_BIAS]
     letters = [ord(letter) for letter in _SENTENCE if sampling.logit_bias.get(ord(letter), 0) > -MOST_BIAS]
     said = forced[:1] or letters
-    for at in count(sum(request.token_ids) + choice):
+    tuned = 0 if request.adapter is None else request.adapter.number
+    for at in count(sum(request.token_ids) + choice + tuned):
         yield said[at % len(said)]

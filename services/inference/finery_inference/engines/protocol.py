@@ -13,6 +13,22 @@ from finery_shared.templates import ChatTokenizer
 
 Finish = Literal["stop", "length"]
 
+MOST_ADAPTERS = 64
+"""Adapters that an engine keeps at a time."""
+
+HIGHEST_RANK = 512
+"""Of an adapter."""
+
+
+@dataclass(frozen=True)
+class LoraLimits:
+    """What an engine that takes adapters makes room for."""
+
+    batch: int
+    """Adapters that the requests of one step may use."""
+    rank: int
+    """Highest rank."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -23,8 +39,19 @@ class EngineConfig:
     dtype: str = "auto"
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int = 1
+    lora: LoraLimits | None = None
+    """None: the engine takes no adapters."""
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
     """Further arguments by the engine's own names."""
+
+
+@dataclass(frozen=True)
+class EngineAdapter:
+    """A LoRA adapter as engines know it. Its number, 1 or more, and its name are never another one's."""
+
+    number: int
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -71,6 +98,8 @@ class EngineRequest:
     request_id: str
     token_ids: Sequence[int]
     sampling: Sampling
+    adapter: EngineAdapter | None = None
+    """One that the engine has loaded, or the model as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +142,18 @@ class EngineStats:
     generated_tokens: int
 
 
+@dataclass(frozen=True)
+class Vitals:
+    """Whether an engine gets on, told without asking its processes."""
+
+    waiting: int
+    """Requests and checks that it has yet to make something for."""
+    steps: int
+    """Grows with every step of its scheduler and every check that it answers."""
+    cpu_seconds: float = 0.0
+    """Processor time of its processes, if that shows that they compute; 0 on a GPU, where those who wait spin."""
+
+
 class Tokenizer(ChatTokenizer, Protocol):
     """The model's tokenizer. Its methods may be called from threads."""
 
@@ -142,11 +183,31 @@ class InferenceEngine(Protocol):
     def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """The answers' deltas, as they are made; closing the generator aborts the request in the engine.
 
-        Raises ENGINE_DEAD when the engine dies or is shut down meanwhile, INVALID_ARGUMENT for what it refuses.
+        Raises ENGINE_DEAD when the engine dies or is shut down meanwhile, DEPLOYMENT_NOT_READY when its adapter is
+        unloaded, INVALID_ARGUMENT for what it refuses.
         """
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """Load an adapter beside the model's weights; what runs goes on.
+
+        Raises ENGINE_FAILED for one that does not fit the model, ENGINE_DEAD.
+        """
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """End the requests that use an adapter, by DEPLOYMENT_NOT_READY, and unload it. Harmless if it is not there."""
 
     async def stats(self) -> EngineStats:
         """The engine's own figures. Raises ENGINE_DEAD."""
+
+    @property
+    def vitals(self) -> Vitals:
+        """Whether it gets on."""
+
+    async def check(self) -> None:
+        """Wait for a sign of life from the engine's process. Raises ENGINE_DEAD."""
+
+    def kill(self) -> None:
+        """End the engine's processes at once, hung ones too; `shutdown` is still to be called."""
 
     async def shutdown(self) -> None:
         """End the engine and its processes; running requests end with ENGINE_DEAD. Harmless when it is dead."""
@@ -154,6 +215,10 @@ class InferenceEngine(Protocol):
 
 class EngineFactory(Protocol):
     """Starts engines of one kind."""
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether its engines can load LoRA adapters."""
 
     async def prepare(self) -> None:
         """Begin what every start needs, in the background."""

@@ -60,7 +60,7 @@ class Generator:
                 await structured.check(use.constraint)
                 chosen = use.constrained(chosen)
             answers = _Answers(chosen.n, use)
-            engine_request = EngineRequest(uuid.uuid4().hex, prompt, chosen)
+            engine_request = EngineRequest(uuid.uuid4().hex, prompt, chosen, model.adapter)
             async with aclosing(deltas_of(model.engine, engine_request)) as deltas:
                 async for delta in deltas:
                     answers.cached_tokens = max(answers.cached_tokens, delta.cached_tokens)

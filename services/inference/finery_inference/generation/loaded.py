@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery_inference.engines.protocol import InferenceEngine
+from finery_inference.engines.protocol import EngineAdapter, InferenceEngine
 from finery_inference.engines.token_bytes import TokenBytes
 from finery_shared.templates import stop_token_ids
 
@@ -20,16 +20,19 @@ class LoadedModel:
     """An engine, the sampling defaults of its model's generation_config, the tokens that end a turn, and
     the bytes of all.
 
-    ``tool_parser`` is the registry's name for the model's format of tool calls.
+    ``tool_parser`` is the registry's name for the model's format of tool calls. With an adapter it stands for that
+    adapter on top of the model.
     """
 
     engine: InferenceEngine
+    path: Path
     defaults: Mapping[str, float]
     stop_token_ids: tuple[int, ...]
     max_model_len: int
     vocab_size: int
     token_bytes: TokenBytes
     tool_parser: str | None = None
+    adapter: EngineAdapter | None = None
 
 
 def front(engine: InferenceEngine, path: Path, tool_parser: str | None = None) -> LoadedModel:
@@ -40,7 +43,7 @@ def front(engine: InferenceEngine, path: Path, tool_parser: str | None = None) -
     ends = [eos] if isinstance(eos, int) else [token for token in eos or () if isinstance(token, int)]
     stops = tuple(dict.fromkeys((*stop_token_ids(engine.tokenizer), *ends)))
     tokens = TokenBytes(engine.tokenizer.get_vocab())
-    return LoadedModel(engine, defaults, stops, engine.max_model_len, engine.vocab_size, tokens, tool_parser)
+    return LoadedModel(engine, path, defaults, stops, engine.max_model_len, engine.vocab_size, tokens, tool_parser)
 
 
 def _generation_config(path: Path) -> Mapping[str, Any]:

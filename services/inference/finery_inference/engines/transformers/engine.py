@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from finery_inference.engines.errors import engine_dead
-from finery_inference.engines.protocol import Delta, EngineRequest, EngineStats, Tokenizer
+from finery_inference.engines.processes import EngineProcesses
+from finery_inference.engines.protocol import Delta, EngineAdapter, EngineRequest, EngineStats, Tokenizer, Vitals
 from finery_inference.engines.transformers.arguments import check_request
 from finery_inference.engines.transformers.messages import (
     Abort,
@@ -28,11 +29,15 @@ class TransformersEngine:
 
     def __init__(self) -> None:
         self._queues: dict[str, Queue] = {}
+        self._unfinished: dict[str, int] = {}
+        """Answers of each request that the worker has yet to end."""
+        self._steps = 0
         self._stats = EngineStats(0, 0, 0.0, 0)
         self._loaded: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._tokenizer: Tokenizer
         self._dead = False
         self._process = WorkerProcess(self._receive)
+        self._processes = EngineProcesses.of([self._process.pid], computing=True)
 
     async def load(self, command: Load, tokenizer: asyncio.Future[Tokenizer]) -> None:
         """Wait until the model answers; raises ENGINE_FAILED, or ENGINE_DEAD when the process was ended meanwhile."""
@@ -67,6 +72,7 @@ class TransformersEngine:
         check_request(request)
         queue: Queue = asyncio.Queue()
         self._queues[request.request_id] = queue
+        self._unfinished[request.request_id] = request.sampling.n
         self._process.send(request)
         left = request.sampling.n
         try:
@@ -76,6 +82,7 @@ class TransformersEngine:
                     yield delta
         finally:
             del self._queues[request.request_id]
+            self._unfinished.pop(request.request_id, None)
             if left:
                 self._process.send(Abort(request.request_id))
 
@@ -84,6 +91,28 @@ class TransformersEngine:
         if not self.alive:
             raise engine_dead()
         return self._stats
+
+    @property
+    def vitals(self) -> Vitals:
+        """By the answers that the worker has not ended, and by its reports."""
+        waiting = len(self._unfinished)
+        return Vitals(waiting, self._steps, self._processes.cpu_seconds() if waiting else 0.0)
+
+    async def check(self) -> None:
+        """Only whether the process runs: the worker answers nothing but requests."""
+        if not self.alive:
+            raise engine_dead()
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """Refused: its factory says that it takes none."""
+        raise FineryError(Reason.UNSUPPORTED, "The transformers engine takes no adapters. Deploy on vLLM.")
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """There is none."""
+
+    def kill(self) -> None:
+        """SIGKILL; the end of its connection then ends all requests."""
+        self._process.kill()
 
     async def shutdown(self) -> None:
         """End the process."""
@@ -94,9 +123,12 @@ class TransformersEngine:
         match report:
             case Step(deltas, stats):
                 self._stats = stats
+                self._steps += 1
                 for request_id, delta in deltas:
+                    self._count(request_id, delta)
                     self._put(request_id, delta)
             case RequestFailed(request_id, detail):
+                self._unfinished.pop(request_id, None)
                 message = "The engine failed at this request. Try again."
                 self._put(request_id, FineryError(Reason.ENGINE_FAILED, message, detail=detail))
             case Ready():
@@ -105,6 +137,12 @@ class TransformersEngine:
                 self._settle(FineryError(reason, message, detail=detail))
             case None:
                 self._die()
+
+    def _count(self, request_id: str, delta: Delta) -> None:
+        if delta.finish is not None and request_id in self._unfinished:
+            self._unfinished[request_id] -= 1
+            if not self._unfinished[request_id]:
+                del self._unfinished[request_id]
 
     def _put(self, request_id: str, what: Delta | FineryError) -> None:
         queue = self._queues.get(request_id)

@@ -29,6 +29,8 @@ class TransformersFactory:
         self._threads = threads
         self._cache_bytes = cache_bytes
 
+    takes_adapters = False
+
     async def prepare(self) -> None:
         """Nothing is needed before the first start."""
 

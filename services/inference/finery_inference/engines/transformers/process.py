@@ -44,6 +44,15 @@ class WorkerProcess:
         """Send a command; one to a process that has ended is lost."""
         self._commands.put(command)
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """SIGKILL; `end` is still to be called."""
+        self._process.kill()
+
     async def end(self) -> None:
         """Kill the process and wait until nothing of it is left."""
         self._process.kill()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.kv_cache import kv_cache_bytes, machine_memory
-from finery_inference.engines.protocol import EngineConfig
+from finery_inference.engines.protocol import MOST_ADAPTERS, EngineConfig
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_shared.errors import FineryError, Reason
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM makes room for; see vllm.config.lora.MaxLoRARanks."""
 
 
 def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]:
@@ -28,6 +32,18 @@ def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]
     }
     if config.gpu_memory_utilization is not None:
         chosen["gpu_memory_utilization"] = config.gpu_memory_utilization
+    if config.lora is not None:
+        # On a CPU vLLM 0.32 gives requests without an adapter what is in the last slot (lora/ops/torch_ops indexes by
+        # -1): there is one more, and `most_adapters` keeps it empty.
+        slots = config.lora.batch + hardware.cpu
+        chosen |= {
+            "enable_lora": True,
+            "max_loras": slots,
+            "max_lora_rank": next(rank for rank in _RANKS if rank >= config.lora.rank),
+            # As many as there can be: vLLM would load one that it had to drop while it computes, from a directory that
+            # may be gone by then, which ends the engine.
+            "max_cpu_loras": max(MOST_ADAPTERS, slots),
+        }
     if hardware.cpu:
         # Compiling takes minutes on a few cores and gains little there.
         cache = hardware.kv_cache_bytes or kv_cache_bytes(config, machine_memory())
@@ -37,18 +53,31 @@ def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]
     return {**chosen, **config.extra}
 
 
+def most_adapters(config: EngineConfig, hardware: Hardware) -> int:
+    """How many adapters an engine may have loaded at a time."""
+    if config.lora is None:
+        return 0
+    return config.lora.batch if hardware.cpu else MOST_ADAPTERS
+
+
 def start_error(config: EngineConfig, error: Exception, last_words: str) -> FineryError:
     """What a failed start means. ``last_words`` are those of the engine's process, if it left some."""
     text = str(error).strip()
     if "Failed core proc(s)" not in text:
-        said = _short(text) or type(error).__name__
-        return FineryError(Reason.ENGINE_FAILED, f"vLLM refuses {config.model}: {said}", detail=text)
+        return refused(config.model, error)
     if last_words:
         return FineryError(Reason.ENGINE_FAILED, f"vLLM could not load {config.model}: {_short(last_words)}")
     if ": -9" in text or ": -15" in text:
         return engine_dead(text)
     message = f"vLLM could not load {config.model}. The inference service's log has the engine's own words."
     return FineryError(Reason.ENGINE_FAILED, message, detail=text)
+
+
+def refused(path: Path, error: Exception) -> FineryError:
+    """VLLM refuses a model or an adapter."""
+    text = str(error).strip()
+    said = _short(text) or type(error).__name__
+    return FineryError(Reason.ENGINE_FAILED, f"vLLM refuses {path}: {said}", detail=text)
 
 
 def _short(text: str) -> str:

@@ -15,8 +15,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from finery_inference.engines.errors import engine_dead, shape_refused
+from finery_inference.engines.processes import EngineProcesses
 from finery_inference.engines.protocol import (
     Delta,
+    EngineAdapter,
     EngineConfig,
     EngineRequest,
     EngineStats,
@@ -24,9 +26,11 @@ from finery_inference.engines.protocol import (
     Sampling,
     Structured,
     Tokenizer,
+    Vitals,
 )
 from finery_inference.engines.threads import in_daemon_thread
-from finery_inference.engines.vllm.arguments import engine_arguments, start_error
+from finery_inference.engines.vllm.adapters import VllmAdapters, lora_request
+from finery_inference.engines.vllm.arguments import engine_arguments, most_adapters, start_error
 from finery_inference.engines.vllm.hardware import Hardware
 from finery_inference.engines.vllm.last_words import LastWords
 from finery_inference.engines.vllm.logprobs import positions
@@ -38,10 +42,15 @@ from finery_shared.errors import FineryError, Reason
 class VllmEngine:
     """One AsyncLLM."""
 
-    def __init__(self, llm: AsyncLLM, recorder: StatsRecorder) -> None:
+    def __init__(self, llm: AsyncLLM, recorder: StatsRecorder, processes: EngineProcesses, most_adapters: int) -> None:
         self._llm = llm
         self._recorder = recorder
+        self._processes = processes
+        self._adapters = VllmAdapters(llm, most_adapters)
         self._down = False
+        self._killed = False
+        self._checks_asked = 0
+        self._checks_answered = 0
 
     @property
     def max_model_len(self) -> int:
@@ -60,8 +69,8 @@ class VllmEngine:
 
     @property
     def alive(self) -> bool:
-        """What vLLM's monitor of its processes says."""
-        return not (self._down or self._llm.errored)
+        """What vLLM's monitor of its processes says, until they were ended from here."""
+        return not (self._down or self._killed or self._llm.errored)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """Deltas as vLLM makes them; several that wait are merged into one."""
@@ -75,10 +84,13 @@ class VllmEngine:
         # vLLM checks a prompt that it may still have to render in a thread, and an engine's input in the event loop,
         # where a costly expression would hold up all streams.
         prompt = tokens_input(token_ids) if structured is None else {"prompt_token_ids": token_ids}
-        outputs = self._llm.generate(prompt, parameters, request.request_id)
+        lora = None if request.adapter is None else lora_request(request.adapter)
+        outputs = self._llm.generate(prompt, parameters, request.request_id, lora_request=lora)
+        self._adapters.begin(request)
         # AsyncLLM.generate aborts the request in the engine when it is closed or cancelled.
         try:
             async for output in outputs:
+                self._adapters.check(request)
                 for delta in _deltas(output, request.sampling):
                     yield delta
         except EngineDeadError as error:
@@ -86,7 +98,16 @@ class VllmEngine:
         except (ValueError, VLLMClientError) as error:
             raise refused(error, structured) from error
         finally:
+            self._adapters.end(request)
             await outputs.aclose()
+
+    async def load_adapter(self, adapter: EngineAdapter) -> None:
+        """Load it in the engine's process, between two steps."""
+        await self._adapters.load(adapter)
+
+    async def unload_adapter(self, adapter: EngineAdapter) -> None:
+        """End its requests and drop it."""
+        await self._adapters.unload(adapter)
 
     async def stats(self) -> EngineStats:
         """What the scheduler in the engine's process last reported; it reports after every step and abort."""
@@ -94,11 +115,44 @@ class VllmEngine:
             raise engine_dead()
         return self._recorder.stats
 
+    @property
+    def vitals(self) -> Vitals:
+        """By vLLM's count of the requests that its engine has not finished, and by the scheduler's reports."""
+        checks = self._checks_asked - self._checks_answered
+        waiting = self._llm.get_num_unfinished_requests() + checks
+        steps = self._recorder.reports + self._checks_answered
+        return Vitals(waiting, steps, self._processes.cpu_seconds() if waiting else 0.0)
+
+    async def check(self) -> None:
+        """Ask the engine's process something that it answers between two steps.
+
+        vLLM's own check_health only tells whether the process is there.
+        """
+        self._checks_asked += 1
+        try:
+            await self._llm.is_paused()
+        except EngineDeadError as error:
+            raise engine_dead(str(error)) from error
+        finally:
+            self._checks_answered += 1
+
+    def kill(self) -> None:
+        """SIGKILL to the processes, ENGINE_DEAD to the requests."""
+        self._killed = True
+        self._processes.kill()
+        self._end_requests()
+
     async def shutdown(self) -> None:
         """End vLLM's processes, within a few seconds."""
         if not self._down:
             self._down = True
+            self._end_requests()
             await asyncio.to_thread(self._llm.shutdown, 5.0)
+            self._end_requests()
+
+    def _end_requests(self) -> None:
+        # AsyncLLM.shutdown cancels the task that would tell them, often before it has.
+        self._llm.output_processor.propagate_error(EngineDeadError())
 
 
 class VllmStarter:
@@ -120,7 +174,9 @@ class VllmStarter:
             raise
         except Exception as error:
             raise start_error(config, error, self._last_words.read()) from error
-        return VllmEngine(llm, recorder)
+        cores = llm.engine_core.resources.engine_manager.processes
+        processes = EngineProcesses.of([core.pid for core in cores], computing=self._hardware.cpu)
+        return VllmEngine(llm, recorder, processes, most_adapters(config, self._hardware))
 
     def _build(self, config: EngineConfig, recorder: StatsRecorder) -> AsyncLLM:
         # By itself vLLM picks a backend by the request, but an engine keeps the first one and ignores what it can't do.

@@ -30,6 +30,8 @@ class VllmFactory:
         self._starter: asyncio.Future[VllmStarter] | None = None
         self._owns_scratch = False
 
+    takes_adapters = True
+
     async def prepare(self) -> None:
         """Begin to import vLLM; does not wait for it."""
         if self._starter is None:

@@ -16,6 +16,8 @@ class StatsRecorder:
 
     def __init__(self) -> None:
         self.stats = EngineStats(0, 0, 0.0, 0)
+        self.reports = 0
+        """How many there were: one for every step of the scheduler."""
 
     def factory(self, config: VllmConfig, engine_index: int) -> StatLoggerBase:
         """What vLLM asks for a stat logger by."""
@@ -23,6 +25,7 @@ class StatsRecorder:
 
     def record(self, scheduler: SchedulerStats | None, iteration: IterationStats | None) -> None:
         """Take one report in."""
+        self.reports += 1
         last = self.stats
         generated = last.generated_tokens + (iteration.num_generation_tokens if iteration else 0)
         if scheduler is None:

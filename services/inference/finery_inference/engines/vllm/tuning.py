@@ -9,7 +9,12 @@ from pydantic import JsonValue
 
 from finery_shared.errors import invalid
 
-OWN_FIELDS = frozenset({"max_model_len", "dtype", "gpu_memory_utilization", "tensor_parallel_size"})
+OWN_FIELDS = frozenset(
+    {
+        *("max_model_len", "dtype", "gpu_memory_utilization", "tensor_parallel_size"),
+        *("enable_lora", "max_loras", "max_lora_rank"),
+    }
+)
 """Arguments that a deployment has fields for."""
 
 TUNING = frozenset(
