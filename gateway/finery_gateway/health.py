@@ -23,6 +23,6 @@ def health_routes(table: RoutingTable) -> APIRouter:
         error = table.readiness()
         if error is not None:
             return JSONResponse({"status": "not ready", "reason": error.message}, 503, {"retry-after": "2"})
-        return JSONResponse({"status": "ready", "models": [s.deployment.model_id for s in table.models()]})
+        return JSONResponse({"status": "ready", "models": [s.model_id for s in table.models()]})
 
     return routes

@@ -135,6 +135,20 @@ def deployment(
     return item
 
 
+def adapter(
+    model: str,
+    state: deployments.DeploymentState.ValueType = deployments.DEPLOYMENT_STATE_READY,
+    created: int = 2,
+    error: str = "",
+) -> deployments.Adapter:
+    item = deployments.Adapter(name=f"deployments/d/adapters/{model}", model_id=model, state=state)
+    item.spec.ckpt_dir = f"/output/{model}"
+    item.create_time.FromSeconds(1_700_000_000 + created)
+    if error:
+        item.error.CopyFrom(deployments.DeploymentError(reason="DATA_LOSS", message=error))
+    return item
+
+
 async def play(script: Script, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
     """The events of one generation; the answers of n > 1 take turns."""
     answers = request.sampling.n or 1

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from finery_gateway.openai import examples
 from finery_gateway.openai.documented import answers
-from finery_gateway.routing.backend import Served
+from finery_gateway.routing.served import Served
 from finery_gateway.routing.table import RoutingTable
 
 
@@ -20,7 +20,7 @@ def model_routes(table: RoutingTable) -> APIRouter:
 
     @routes.get("/v1/models", response_model=None, responses=answers(examples.MODELS, 401))
     async def list_models() -> Response:
-        """List the models that can be asked, oldest first."""
+        """List the models and adapters that can be asked, bases before their adapters, oldest first."""
         return _json({"object": "list", "data": [_model(served) for served in table.models()]})
 
     # Model ids may hold slashes.
@@ -33,14 +33,15 @@ def model_routes(table: RoutingTable) -> APIRouter:
 
 
 def _model(served: Served) -> dict[str, Any]:
-    deployment = served.deployment
     return {
-        "id": deployment.model_id,
+        "id": served.model_id,
         "object": "model",
         "created": int(served.created),
         "owned_by": "finery",
-        # vLLM's extension.
-        "max_model_len": deployment.max_model_len,
+        # vLLM's extensions.
+        "root": served.root,
+        "parent": served.parent,
+        "max_model_len": served.max_model_len,
     }
 
 

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 import grpc
 
 from finery.inference.v1 import deployments_pb2, deployments_pb2_grpc, inference_pb2, inference_pb2_grpc
+from finery_gateway.routing.served import Served, served_by
 
 GenerateCall = grpc.aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]
 WatchCall = grpc.aio.UnaryStreamCall[deployments_pb2.WatchDeploymentsRequest, deployments_pb2.WatchDeploymentsResponse]
 Metadata = Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Served:
-    """A deployment as a backend last told it."""
-
-    deployment: deployments_pb2.Deployment
-    fingerprint: str
-    """Changes when the deployment's configuration does; OpenAI's system_fingerprint."""
-
-    @property
-    def state(self) -> deployments_pb2.DeploymentState.ValueType:
-        """Where the deployment is in its life."""
-        return self.deployment.state
-
-    @property
-    def created(self) -> float:
-        """When it was created, in seconds since the epoch."""
-        stamp = self.deployment.create_time
-        return stamp.seconds + stamp.nanos / 1e9
 
 
 class Backend:
@@ -96,7 +75,7 @@ class Backend:
         self._heard_at = self._clock()
         self.connected = True
         self.draining = snapshot.draining
-        self.served = {d.model_id: Served(d, _fingerprint(d)) for d in snapshot.deployments}
+        self.served = {served.model_id: served for d in snapshot.deployments for served in served_by(d)}
 
     def lose(self) -> None:
         """The process can't be heard any more. What it served is remembered, so that errors can tell."""
@@ -111,9 +90,3 @@ class Backend:
         """Close the channel when its generations have ended, after ``grace`` seconds at the latest."""
         self.lose()
         await self._channel.close(grace)
-
-
-def _fingerprint(deployment: deployments_pb2.Deployment) -> str:
-    digest = hashlib.sha256(deployment.model_type.encode())
-    digest.update(deployment.spec.SerializeToString(deterministic=True))
-    return f"fp_{digest.hexdigest()[:10]}"

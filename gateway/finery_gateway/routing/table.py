@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 from finery.inference.v1 import deployments_pb2, inference_pb2
 from finery_gateway.routing.affinity import PrefixAffinity, prefix_keys
-from finery_gateway.routing.backend import Backend, Served
+from finery_gateway.routing.backend import Backend
+from finery_gateway.routing.served import Served
 from finery_shared.errors import FineryError, Reason
 
 
@@ -67,16 +68,16 @@ class RoutingTable:
         return self._is_stale(backend), backend.in_flight
 
     def models(self) -> list[Served]:
-        """The deployments that can be asked, oldest first, each model id once."""
+        """The models and adapters that can be asked, bases before their adapters, oldest first, each model id once."""
         found: dict[str, Served] = {}
         for backend in self._backends:
             for model, served in backend.served.items():
                 if backend.is_ready(model) and (model not in found or served.created < found[model].created):
                     found[model] = served
-        return sorted(found.values(), key=lambda s: (s.created, s.deployment.model_id))
+        return sorted(found.values(), key=lambda served: served.order)
 
     def find(self, model: str) -> Served:
-        """A deployment that can be asked; raises why there is none."""
+        """What can be asked by a model id; raises why nothing can."""
         backend = self.choose(model)
         if backend is None:
             raise self.refusal(model)
@@ -115,7 +116,7 @@ class RoutingTable:
         )
 
     def _unknown(self, model: str) -> FineryError:
-        names = ", ".join(f"`{s.deployment.model_id}`" for s in self.models())
+        names = ", ".join(f"`{s.model_id}`" for s in self.models())
         there_is = f"Available: {names}." if names else "No model is deployed: deploy one with `finery deploy`."
         return FineryError(Reason.MODEL_NOT_FOUND, f"The model `{model}` does not exist. {there_is}", field="model")
 
@@ -127,7 +128,7 @@ def _not_serving(model: str, served: Served) -> FineryError | None:
                 Reason.DEPLOYMENT_NOT_READY, f"The model `{model}` is still loading. Try again in a moment."
             )
         case deployments_pb2.DEPLOYMENT_STATE_FAILED:
-            why = served.deployment.error.message or "its log says why"
+            why = served.error or "its log says why"
             return FineryError(Reason.ENGINE_DEAD, f"The model `{model}` has failed: {why}")
     return None
 

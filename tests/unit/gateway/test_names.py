@@ -55,7 +55,7 @@ async def test_backends_come_and_go_with_the_name() -> None:
     router = Router(addresses, open_channel, logger("test"), RouterTimes(look_up=0.05, request=0.5))
 
     def models() -> list[str]:
-        return [s.deployment.model_id for s in router.table.models()]
+        return [s.model_id for s in router.table.models()]
 
     await router.start()
     assert models() == ["a"]
