@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from finery.inference.v1 import deployments_pb2 as proto
@@ -69,19 +69,29 @@ class Deployments:
         Raises the error of one that can't be loaded, DEPLOYMENT_NOT_FOUND if someone deletes it, SERVICE_UNAVAILABLE
         if the process stays away.
         """
+        with contextlib.closing(self.snapshots()) as snapshots:
+            for deployments in snapshots:
+                deployment = _pick(deployments, name)
+                if on_state is not None:
+                    on_state(deployment)
+                if deployment.state == READY:
+                    return deployment
+                if deployment.state == FAILED:
+                    raise failure(deployment.model_id, deployment.error)
+        raise AssertionError("snapshots never end")
+
+    def snapshots(self) -> Generator[Sequence[proto.Deployment], None, None]:
+        """All of them at once and after every change, for ever, through broken connections.
+
+        Raises SERVICE_UNAVAILABLE if the process stays away.
+        """
         last_sign = time.monotonic()
         while True:
             try:
                 request = proto.WatchDeploymentsRequest()
                 for message in self._calls.stream(self._stub.WatchDeployments, request, WATCH_SECONDS):
                     last_sign = time.monotonic()
-                    deployment = _pick(message.deployments, name)
-                    if on_state is not None:
-                        on_state(deployment)
-                    if deployment.state == READY:
-                        return deployment
-                    if deployment.state == FAILED:
-                        raise _failure(deployment)
+                    yield message.deployments
             except FineryError as error:
                 away = error.reason in (Reason.SERVICE_UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.CANCELLED)
                 dead = self._calls.endpoint.death() is not None
@@ -97,11 +107,11 @@ def _pick(deployments: Sequence[proto.Deployment], name: str) -> proto.Deploymen
     raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, f"{name} was deleted while it was loading.", name=name)
 
 
-def _failure(deployment: proto.Deployment) -> FineryError:
-    reason = deployment.error.reason
-    known = Reason(reason) if reason in Reason.__members__ else Reason.ENGINE_FAILED
-    what = deployment.error.message or "the engine gave no reason; see the service's log"
-    return FineryError(known, f"{deployment.model_id} could not be loaded: {what}", model=deployment.model_id)
+def failure(model_id: str, error: proto.DeploymentError) -> FineryError:
+    """Why a model or an adapter could not be loaded."""
+    known = Reason(error.reason) if error.reason in Reason.__members__ else Reason.ENGINE_FAILED
+    what = error.message or "the engine gave no reason; see the service's log"
+    return FineryError(known, f"{model_id} could not be loaded: {what}", model=model_id)
 
 
 def place(endpoints: Sequence[Endpoint], spec: proto.DeploymentSpec, replicas: int = 1) -> list[Placed]:

@@ -82,6 +82,9 @@ class LoadOptions(TypedDict, total=False):
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     gpu_memory_utilization: float | None
     tensor_parallel_size: int | None
+    enable_lora: bool
+    max_loras: int | None
+    max_lora_rank: int | None
     engine_args: Sequence[str]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from finery.inference.v1.deployments_pb2 import AdapterSpec
+from finery_client.adapters import add
 from finery_client.arguments import DeployArguments, ExportArguments
 from finery_client.arguments.deploy import ServingArguments
 from finery_client.asking import Model
@@ -51,6 +53,16 @@ class Serving:
     def chat(self) -> Chat:
         """A conversation partner."""
         return Chat(self.base_url, self.model_id)
+
+    def add_adapter(self, ckpt_dir: str | Path, served_model_name: str = "") -> Chat:
+        """Load a LoRA adapter beside the model, which must have been deployed with ``enable_lora``.
+
+        Returns a conversation partner that uses it. ``served_model_name`` is by default the model's id, a colon and the
+        directory's name. Raises FineryError; nothing is left behind then.
+        """
+        path = Path(ckpt_dir).expanduser().absolute()
+        placed = add(self.placed, AdapterSpec(ckpt_dir=str(path), served_model_name=served_model_name))
+        return Chat(self.base_url, placed[0].adapter.model_id)
 
     def alive(self) -> FineryError | None:
         """Why a private process that serves this model has ended; None while all live."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finery.artifacts.v1.artifacts_pb2 import Devices, ModelSource
-from finery.inference.v1.deployments_pb2 import DeploymentSpec
+from finery.inference.v1.deployments_pb2 import AdapterSpec, DeploymentSpec
 from finery.quantizer.v1.quantizer_pb2 import ExportSpec
 from finery.trainer.v1.trainer_pb2 import LoraSpec, OptimizationSpec, ScheduleSpec, TrainingSpec
 from finery_client.arguments import ExportArguments, SftArguments
@@ -146,8 +146,16 @@ def deployment_spec(arguments: ServingArguments, here: Surroundings) -> Deployme
         dtype=arguments.dtype,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
         tensor_parallel_size=_natural("tensor_parallel_size", arguments.tensor_parallel_size),
+        enable_lora=arguments.enable_lora or None,
+        max_loras=_natural("max_loras", arguments.max_loras),
+        max_lora_rank=_natural("max_lora_rank", arguments.max_lora_rank),
         engine_args=_engine_args(arguments.engine_args),
     )
+
+
+def adapter_spec(ckpt_dir: str, served_model_name: str, here: Surroundings) -> AdapterSpec:
+    """What `finery adapters create` asks the inference service for."""
+    return AdapterSpec(ckpt_dir=absolute(ckpt_dir, here.cwd), served_model_name=served_model_name)
 
 
 def _engine_args(pairs: Sequence[str]) -> dict[str, str]:

@@ -42,6 +42,15 @@ class ServingArguments:
     tensor_parallel_size: Maybe[int] = None
     """GPUs to split the model over (default: 1)."""
 
+    enable_lora: Switch = False
+    """Make room for LoRA adapters, which `finery adapters create` then loads beside the model."""
+
+    max_loras: Maybe[int] = None
+    """Adapters that requests of one batch may use (default: 4)."""
+
+    max_lora_rank: Maybe[int] = None
+    """Highest rank of an adapter (default: 64)."""
+
     engine_args: Words = ()
     """Further arguments of the engine as NAME=VALUE, for instance max_num_seqs=64 enable_prefix_caching=false."""
 

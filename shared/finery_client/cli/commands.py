@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from finery_client.arguments import DeployArguments, ExportArguments, InferArguments, SftArguments
+from finery_client.arguments.types import Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,44 @@ class DeploymentsCommand:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CreateAdapter:
+    """Load a LoRA adapter beside a model that was deployed with --enable_lora true; it needs no restart."""
+
+    deployment: str
+    """The deployed model's id, or the name of its deployment."""
+
+    ckpt_dir: str
+    """The adapter, for instance …/checkpoint-93."""
+
+    served_model_name: Text = ""
+    """The id under which clients ask for it (default: the model's id, a colon and the directory's name)."""
+
+
+@dataclass(frozen=True)
+class ListAdapters:
+    """Show the adapters of all deployed models."""
+
+
+@dataclass(frozen=True)
+class DeleteAdapter:
+    """Unload an adapter; its base runs on."""
+
+    model: tyro.conf.Positional[str]
+    """Its model id, or its name."""
+
+
+@dataclass(frozen=True)
+class AdaptersCommand:
+    """Create, list and delete LoRA adapters beside deployed models."""
+
+    command: (
+        Annotated[CreateAdapter, tyro.conf.subcommand("create")]
+        | Annotated[ListAdapters, tyro.conf.subcommand("list")]
+        | Annotated[DeleteAdapter, tyro.conf.subcommand("delete")]
+    )
+
+
 @dataclass(frozen=True)
 class ModelsCommand:
     """List the models that have a name, and those in the local store."""
@@ -102,6 +141,7 @@ Command = (
     | Annotated[InferArguments, tyro.conf.subcommand("infer")]
     | Annotated[JobsCommand, tyro.conf.subcommand("jobs")]
     | Annotated[DeploymentsCommand, tyro.conf.subcommand("deployments")]
+    | Annotated[AdaptersCommand, tyro.conf.subcommand("adapters")]
     | Annotated[ModelsCommand, tyro.conf.subcommand("models")]
 )
 

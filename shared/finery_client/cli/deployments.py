@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finery.inference.v1.deployments_pb2 import DeploymentState
 from finery_client.calls import Calls
 from finery_client.cli.commands import DeleteDeployment, DeploymentsCommand
@@ -14,7 +16,7 @@ from finery_shared.errors import FineryError, Reason
 def run(arguments: DeploymentsCommand, screen: Screen) -> int:
     """List or delete."""
     with Connection.from_env(screen.starting) as services:
-        found = _all(services)
+        found = all_deployments(services)
         if isinstance(arguments.command, DeleteDeployment):
             _delete(arguments.command.model, found, screen)
         elif found:
@@ -24,7 +26,8 @@ def run(arguments: DeploymentsCommand, screen: Screen) -> int:
     return 0
 
 
-def _all(services: Connection) -> list[Placed]:
+def all_deployments(services: Connection) -> list[Placed]:
+    """Those of all inference processes."""
     found: list[Placed] = []
     for endpoint in services.directory.find_any("inference"):
         with Calls(endpoint) as calls:
@@ -33,13 +36,18 @@ def _all(services: Connection) -> list[Placed]:
 
 
 def _delete(model: str, found: list[Placed], screen: Screen) -> None:
-    chosen = [one for one in found if model in (one.deployment.model_id, one.deployment.name)]
-    if not chosen:
-        known = ", ".join(sorted({one.deployment.model_id for one in found})) or "none"
-        raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, f"No model {model!r} is deployed. Deployed: {known}.")
-    for one in chosen:
+    for one in chosen(model, found):
         remove(one)
         screen.result(f"{one.deployment.model_id}: deleted")
+
+
+def chosen(model: str, found: Sequence[Placed]) -> list[Placed]:
+    """Those of a model id, or of the name of a deployment; raises DEPLOYMENT_NOT_FOUND if there is none."""
+    named = [one for one in found if model in (one.deployment.model_id, one.deployment.name)]
+    if not named:
+        known = ", ".join(sorted({one.deployment.model_id for one in found})) or "none"
+        raise FineryError(Reason.DEPLOYMENT_NOT_FOUND, f"No model {model!r} is deployed. Deployed: {known}.")
+    return named
 
 
 def _row(placed: Placed) -> tuple[str, ...]:

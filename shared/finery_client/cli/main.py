@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from finery_client.arguments import DeployArguments, ExportArguments, InferArguments, SftArguments
 from finery_client.cli.commands import (
+    AdaptersCommand,
     Command,
     DeploymentsCommand,
     JobsCommand,
@@ -85,6 +86,10 @@ def dispatch(command: Command, screen: Screen) -> int:
             from finery_client.cli import deployments
 
             return deployments.run(command, screen)
+        case AdaptersCommand():
+            from finery_client.cli import adapters
+
+            return adapters.run(command, screen)
         case ModelsCommand():
             from finery_client.cli import models
 

@@ -5,8 +5,12 @@ import pytest
 
 from finery_client.arguments import DeployArguments, ExportArguments, InferArguments, SftArguments
 from finery_client.cli.commands import (
+    AdaptersCommand,
     CancelJob,
+    CreateAdapter,
+    DeleteAdapter,
     JobsCommand,
+    ListAdapters,
     ListJobs,
     ModelsCommand,
     ShowJob,
@@ -59,6 +63,11 @@ def test_the_guides_deploy():
     assert parse([*words, "--max_model_len", "4096"]) == expected
 
 
+def test_a_deployment_for_adapters():
+    words = ["deploy", "--model_type", "m", "--enable_lora", "true", "--max_loras", "2", "--max_lora_rank", "8"]
+    assert parse(words) == DeployArguments(model_type="m", enable_lora=True, max_loras=2, max_lora_rank=8)
+
+
 def test_the_guides_infer():
     plain = ["infer", "--model_type", "qwen1half-72b-chat", "--infer_backend", "vllm", "--tensor_parallel_size", "4"]
     assert parse(plain) == InferArguments(model_type="qwen1half-72b-chat", infer_backend="vllm", tensor_parallel_size=4)
@@ -88,6 +97,11 @@ def test_other_commands():
     assert parse(["jobs", "list"]) == JobsCommand(ListJobs())
     assert parse(["jobs", "show", "trainingJobs/1"]) == JobsCommand(ShowJob("trainingJobs/1"))
     assert parse(["jobs", "watch", "exportJobs/1"]) == JobsCommand(WatchJob("exportJobs/1"))
+    created = CreateAdapter(deployment="m", ckpt_dir="out/checkpoint-93", served_model_name="tuned")
+    words = ["--deployment", "m", "--ckpt_dir", "out/checkpoint-93", "--served_model_name", "tuned"]
+    assert parse(["adapters", "create", *words]) == AdaptersCommand(created)
+    assert parse(["adapters", "list"]) == AdaptersCommand(ListAdapters())
+    assert parse(["adapters", "delete", "tuned"]) == AdaptersCommand(DeleteAdapter("tuned"))
     assert parse(["jobs", "cancel", "exportJobs/1"]) == JobsCommand(CancelJob("exportJobs/1"))
 
 
@@ -112,7 +126,9 @@ def test_wrong_usage_names_what_is_near(words: list[str], hint: str, capsys: pyt
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("command", ["up", "sft", "export", "deploy", "infer", "jobs", "models", "deployments"])
+@pytest.mark.parametrize(
+    "command", ["up", "sft", "export", "deploy", "infer", "jobs", "models", "deployments", "adapters"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         parse([command, "--help"])

@@ -18,7 +18,7 @@ from finery_client.deployments import Deployments
 from finery_client.endpoints import Endpoint
 from finery_client.local import Machine
 from finery_shared.errors import CATALOG
-from tests.unit.client.conftest import FREE_PORTS, ROOT, Finery, finish, read_until, write_interpreter
+from tests.unit.client.conftest import FREE_PORTS, ROOT, Finery, finish, read_until, wait_for, write_interpreter
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
 CONFIG = {
@@ -43,6 +43,16 @@ def model(tmp_path: Path) -> Path:
     (path / "tokenizer.json").write_text("{}")
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "<|im_end|>"}))
     (path / "model.safetensors").touch()
+    return path
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A directory that looks like an adapter of that model."""
+    path = tmp_path / "tuned"
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 8}))
+    (path / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return path
 
 
@@ -218,6 +228,54 @@ def test_deploy_to_up_and_delete(finery: Finery, model: Path, serving_env: dict[
         process.send_signal(signal.SIGTERM)
         finish(process)
     assert process.returncode == 0
+
+
+def test_adapters_come_and_go_beside_a_model(finery: Finery, model: Path, adapter: Path, serving_env: dict[str, str]):
+    with finery.start("up", "--inference_processes", "2", **serving_env | FREE_PORTS) as process:
+        read_until(process, "Ctrl-C stops")
+        plain = finery("deploy", "--model_id_or_path", "toy", "--served_model_name", "plain")
+        assert plain.returncode == 0, plain.stderr
+        refused = finery("adapters", "create", "--deployment", "plain", "--ckpt_dir", "tuned")
+        assert refused.returncode == 1
+        assert "--enable_lora true" in refused.stderr
+        words = ("deploy", "--model_id_or_path", "toy", "--replicas", "0", "--enable_lora", "true")
+        based = finery(*words)
+        assert based.returncode == 0, based.stderr
+        url = based.stdout.split("base_url: ")[1].strip()
+        made = finery("adapters", "create", "--deployment", "toy", "--ckpt_dir", "tuned")
+        assert made.returncode == 0, made.stderr
+        assert made.stdout == "model: toy:tuned\n"
+        assert "toy:tuned: ready" in made.stderr
+        rows = [row.split() for row in finery("adapters", "list").stdout.splitlines()]
+        assert rows[0] == ["model", "state", "base", "process", "adapter", "serves"]
+        shown = [(row[0], row[1], row[2], row[5]) for row in rows[1:]]
+        assert shown == [("toy:tuned", "READY", "toy", str(adapter))] * 2
+        wait_for(lambda: sorted(Chat(url).models()) == ["plain", "toy", "toy:tuned"])
+        assert Chat(url, "toy:tuned").complete(conversation("Hello"), {"max_tokens": 8})
+        missing = finery("adapters", "create", "--deployment", "toy", "--ckpt_dir", "nowhere")
+        assert missing.returncode == 1
+        assert "nowhere is not a directory" in missing.stderr
+        deleted = finery("adapters", "delete", "toy:tuned")
+        assert deleted.stdout == "toy:tuned: deleted\n" * 2
+        assert finery("adapters", "list").stdout == ""
+        assert "No adapter 'toy:tuned' is deployed" in finery("adapters", "delete", "toy:tuned").stderr
+        process.send_signal(signal.SIGTERM)
+        finish(process)
+    assert process.returncode == 0
+
+
+def test_a_serving_takes_adapters(
+    model: Path, adapter: Path, serving_env: dict[str, str], machine: Callable[..., Machine]
+):
+    with Connection(machine(serving_env)) as services:
+        serving = deploy(model_id_or_path=str(model), port=0, enable_lora=True, connection=services)
+        tuned = serving.add_adapter(adapter, "mine")
+        wait_for(lambda: tuned.models() == ["toy", "mine"])
+        answers = {talk.complete(conversation("Hello"), {"max_tokens": 8}) for talk in (serving.chat(), tuned)}
+        assert len(answers) == 2
+        with pytest.raises(FineryError) as taken:
+            serving.add_adapter(adapter, "mine")
+        assert taken.value.reason is Reason.MODEL_TAKEN
 
 
 def test_a_port_in_use_names_the_flag(finery: Finery, model: Path, serving_env: dict[str, str]):

@@ -5,7 +5,7 @@ import pytest
 
 from finery.artifacts.v1.artifacts_pb2 import Devices
 from finery_client.arguments import DeployArguments, ExportArguments, SftArguments
-from finery_client.specs import Surroundings, deployment_spec, export_spec, training_spec
+from finery_client.specs import Surroundings, adapter_spec, deployment_spec, export_spec, training_spec
 from finery_shared.errors import FineryError, Reason
 
 CWD = Path("/somewhere")
@@ -103,6 +103,14 @@ def test_everything_about_the_engine_arrives():
         "kv_cache_dtype": '"fp8"',
         "quantization": "null",
     }
+
+
+def test_room_for_adapters_is_asked_for_by_name():
+    assert not deployment_spec(DeployArguments(ckpt_dir="c"), here()).HasField("enable_lora")
+    spec = deployment_spec(DeployArguments(ckpt_dir="c", enable_lora=True, max_loras=2, max_lora_rank=8), here())
+    assert (spec.enable_lora, spec.max_loras, spec.max_lora_rank) == (True, 2, 8)
+    adapter = adapter_spec("out/checkpoint-93", "tuned", here())
+    assert (adapter.ckpt_dir, adapter.served_model_name) == ("/somewhere/out/checkpoint-93", "tuned")
 
 
 @pytest.mark.parametrize(
