@@ -33,6 +33,12 @@ CHAT: dict[str, dict[str, Any]] = {
         "messages": [{"role": "user", "content": "Invent a person."}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": _PERSON}},
     },
+    "tools": {
+        "model": "qwen-7b-chat",
+        "messages": [{"role": "user", "content": "How old is Ann?"}],
+        "tools": [{"type": "function", "function": {"name": "add_person", "parameters": _PERSON, "strict": True}}],
+        "tool_choice": "auto",
+    },
     "logprobs": {"model": "qwen-7b-chat", "messages": _QUESTION, "logprobs": True, "top_logprobs": 3},
 }
 CHAT_ANSWER = {

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -102,6 +103,22 @@ def test_openai_tool_messages() -> None:
         {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},
         {"type": "function", "function": {"name": "now"}},
     )
+
+
+def test_a_tool_reads_the_same_however_it_is_written() -> None:
+    parameters = {"type": "object", "properties": {"b": {}, "a": {}}}
+    written = {
+        "strict": True,
+        "parameters": parameters,
+        "returns": "text",
+        "description": "Tells it.",
+        "name": "weather",
+    }
+    row = read_fields({"messages": CALLING, "tools": [written, {"name": "now", "description": "", "parameters": {}}]})
+    assert [json.dumps(tool["function"]) for tool in row.tools] == [
+        json.dumps({"name": "weather", "description": "Tells it.", "parameters": parameters}),
+        json.dumps({"name": "now", "parameters": {}}),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,15 @@ def test_a_template_of_no_known_family_keeps_its_eos(write_model: ModelWriter) -
     assert (spec.template, spec.stop_tokens) == ("own", ("<stop>",))
 
 
+def test_the_template_says_how_tools_are_called(write_model: ModelWriter) -> None:
+    assert from_path(write_model("plain")).tool_parser is None
+    template = "<|im_start|>{% if tools %}<tool_call>{{ tool.arguments }}{% endif %}<|im_end|>"
+    path = write_model("qwen1half-7b-chat", tokenizer={"chat_template": template, "eos_token": "<|im_end|>"})
+    assert from_path(path).tool_parser == "hermes"
+    assert from_path(path, "qwen1half-7b-chat").tool_parser == "hermes"
+    assert get("qwen1half-7b-chat").tool_parser is None
+
+
 def test_quantized_is_told_from_the_config(write_model: ModelWriter) -> None:
     assert from_path(write_model(config={"quantization_config": {"quant_method": "awq", "bits": 4}})).quantized
 
