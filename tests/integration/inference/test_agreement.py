@@ -36,6 +36,9 @@ SAMPLINGS = {
         presence_penalty=0.2,
         stop_token_ids=(2,),
     ),
+    "biased and long": Sampling(
+        max_tokens=32, temperature=0.0, min_tokens=24, logit_bias={28: 5.0, 30: -100.0}, stop_token_ids=(2,)
+    ),
     "stop text": Sampling(max_tokens=32, temperature=0.0, stop=(" the", "\n"), stop_token_ids=(2,)),
 }
 Said = dict[str, list[tuple[str, list[int], str | None]]]

@@ -1,6 +1,7 @@
 """What every engine must do. The fake and vLLM run the same tests."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -148,6 +149,31 @@ class EngineContract:
         deltas = await collect(subject.engine, subject.request("stop token", stop_token_ids=(end,)))
         assert deltas[-1].finish == "stop"
         assert len(tokens_of(deltas)) == whole.index(end) + 1
+
+    async def test_least_tokens_come_before_an_end(self, subject: EngineUnderTest) -> None:
+        whole = tokens_of(await collect(subject.engine, subject.request("no end", max_tokens=30)))
+        request = subject.request("least", max_tokens=30, stop_token_ids=(whole[2],), min_tokens=20)
+        assert len(tokens_of(await collect(subject.engine, request))) > 20
+
+    async def test_a_bias_forces_a_token_or_rules_it_out(self, subject: EngineUnderTest) -> None:
+        greedy = tokens_of(await collect(subject.engine, subject.request("unbiased")))
+        wanted = next(token for token in subject.prompt if token != greedy[0])
+        forced = await collect(subject.engine, subject.request("forced", logit_bias={wanted: 100.0}))
+        assert set(tokens_of(forced)) == {wanted}
+        banned = await collect(subject.engine, subject.request("banned", logit_bias={greedy[0]: -100.0}))
+        assert greedy[0] not in tokens_of(banned)
+
+    async def test_each_token_has_its_logprob(self, subject: EngineUnderTest) -> None:
+        deltas = await collect(subject.engine, subject.request("logprobs", logprobs=5))
+        positions = [position for delta in deltas for position in delta.logprobs]
+        assert [position.chosen.token_id for position in positions] == tokens_of(deltas)
+        for position in positions:
+            assert position.chosen == position.top[0], "the likeliest is chosen"
+            values = [candidate.logprob for candidate in position.top]
+            assert (len(values), values) == (5, sorted(values, reverse=True))
+            assert sum(map(math.exp, values)) <= 1.001
+        none = await collect(subject.engine, subject.request("no logprobs"))
+        assert not any(delta.logprobs for delta in none)
 
     async def test_streams_run_side_by_side(self, subject: EngineUnderTest) -> None:
         requests = [subject.request(f"side-{n}", max_tokens=12) for n in range(6)]

@@ -1,6 +1,7 @@
 """The parts of the transformers engine that need no model."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from pydantic import JsonValue
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from finery_inference.engines.protocol import EngineConfig, EngineRequest, Sampling
+from finery_inference.engines.protocol import EngineConfig, EngineRequest, Sampling, Structured
 from finery_inference.engines.transformers.answer import Answer
 from finery_inference.engines.transformers.arguments import check_model, check_request, check_tuning
 from finery_inference.engines.transformers.choice import Chooser
@@ -121,6 +122,40 @@ def test_a_repetition_penalty_lowers_what_is_below_zero_too(tokenizer: Tokenizer
     request = EngineRequest("r", [0], Sampling(max_tokens=9, temperature=0.0, repetition_penalty=2.0))
     subject = Answer(request, 0, TextStream(tokenizer, [0], ()))
     assert Chooser(subject, torch.device("cpu")).choose(torch.tensor([-1.0, -1.5])) == 1
+
+
+def test_a_bias_and_least_tokens_shift_the_choice(tokenizer: Tokenizer) -> None:
+    logits, here = torch.tensor([3.0, 2.0, 1.0]), torch.device("cpu")
+    biased = answer(tokenizer, temperature=0.0, logit_bias={2: 2.5})
+    assert Chooser(biased, here).choose(logits) == 2
+    young = answer(tokenizer, [1], temperature=0.0, min_tokens=2, stop_token_ids=(0,))
+    assert Chooser(young, here).choose(logits) == 1
+    young.tokens.append(1)
+    assert Chooser(young, here).choose(logits) == 0
+
+
+def test_logprobs_are_the_models_own(tokenizer: Tokenizer) -> None:
+    subject = answer(tokenizer, temperature=0.0, logit_bias={2: 100.0}, logprobs=2)
+    logits = torch.tensor([0.5, 0.3, 0.2, 0.0]).log()
+    position = Chooser(subject, torch.device("cpu")).position(2, logits)
+    assert position is not None
+    assert (position.chosen.token_id, [candidate.token_id for candidate in position.top]) == (2, [0, 1])
+    assert position.chosen.logprob == pytest.approx(math.log(0.2))
+    assert [candidate.logprob for candidate in position.top] == pytest.approx([math.log(0.5), math.log(0.3)])
+
+
+def test_a_stop_text_before_the_least_tokens_is_text(tokenizer: Tokenizer) -> None:
+    subject = answer(tokenizer, stop=("b",), min_tokens=2)
+    deltas = [subject.take(token) for token in tokenizer.encode("bbab").ids]
+    assert "".join(delta.text for delta in deltas) == "bba"
+    assert [delta.finish for delta in deltas] == [None, None, None, "stop"]
+
+
+def test_a_shape_is_refused_with_the_remedy() -> None:
+    shaped = Sampling(9, structured=Structured("regex", "a+"))
+    with pytest.raises(FineryError, match="--infer_backend vllm") as refusal:
+        check_request(EngineRequest("r", [1], shaped))
+    assert refusal.value.metadata == {"field": "structured_output.regex"}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from finery_inference.engines.errors import shape_refused
 from finery_inference.engines.protocol import EngineConfig, EngineRequest
 from finery_shared.errors import FineryError, Reason, invalid
 
@@ -32,6 +33,7 @@ SAMPLING = frozenset(
     {
         *("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
         *("repetition_penalty", "seed", "stop", "stop_token_ids", "n", "ignore_eos"),
+        *("logit_bias", "logprobs", "min_tokens"),
     }
 )
 """What `choice` and `answer` know of sampling; whatever else is asked for is refused rather than left out."""
@@ -39,6 +41,9 @@ SAMPLING = frozenset(
 
 def check_request(request: EngineRequest) -> None:
     """Refuse sampling that this engine has not, by name: INVALID_ARGUMENT."""
+    if request.sampling.structured is not None:
+        why = "the transformers engine can't hold a model to a shape; deploy the model with --infer_backend vllm"
+        raise shape_refused(request.sampling.structured, why)
     for field in fields(request.sampling):
         if field.name not in SAMPLING and getattr(request.sampling, field.name) != _default(field):
             raise invalid(

@@ -102,9 +102,11 @@ class Batch:
                 answer, chooser = self._answers.get(name, (None, None))
             if answer is None or chooser is None:  # aborted since this step began
                 continue
+            position = None
             if not chooser.plain:
                 likeliest[row] = chooser.choose(logits[row])
-            deltas.append((answer.request.request_id, answer.take(likeliest[row])))
+                position = chooser.position(likeliest[row], logits[row])
+            deltas.append((answer.request.request_id, answer.take(likeliest[row], position)))
             if answer.finish is not None:
                 self._end(answer)
         self._generated += len(deltas)

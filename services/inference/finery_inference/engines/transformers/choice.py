@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from finery_inference.engines.protocol import Sampling
+from finery_inference.engines.protocol import Candidate, Position, Sampling
 from finery_inference.engines.transformers.answer import Answer
 
 GREEDY = 1e-5
 """Temperatures below this are 0."""
+
+LEAST = -9999.0
+"""Stands for the log-probability of a token that could not be: JSON has no infinity."""
 
 
 class Chooser:
     """Chooses the tokens of one answer."""
 
     def __init__(self, answer: Answer, device: torch.device) -> None:
+        self._answer = answer
         self._sampling = answer.request.sampling
         self._tokens = answer.tokens
         self._prompt = torch.tensor(list(answer.request.token_ids), device=device)
@@ -27,10 +31,26 @@ class Chooser:
     @property
     def plain(self) -> bool:
         """Whether the likeliest token is taken as it is."""
-        return self._greedy and not self._penalizes
+        sampling = self._sampling
+        shifts = self._penalizes or sampling.logit_bias or not self._answer.may_end
+        return self._greedy and not shifts and sampling.logprobs is None
+
+    def position(self, token: int, logits: torch.Tensor) -> Position | None:
+        """How likely the model, left to itself, found this token and the likeliest ones; None if nobody asked."""
+        if self._sampling.logprobs is None:
+            return None
+        logprobs = logits.log_softmax(-1)
+        values, tokens = logprobs.topk(self._sampling.logprobs)
+        top = [Candidate(*pair) for pair in zip(tokens.tolist(), values.clamp(LEAST, 0).tolist(), strict=True)]
+        return Position(Candidate(token, float(logprobs[token].clamp(LEAST, 0))), top)
 
     def choose(self, logits: torch.Tensor) -> int:
         """A token from fp32 logits of shape [vocabulary]."""
+        logits = logits.clone()
+        for biased, bias in self._sampling.logit_bias.items():
+            logits[biased] += bias
+        if not self._answer.may_end:
+            logits[list(self._sampling.stop_token_ids)] = -torch.inf
         if self._penalizes:
             logits = _penalized(logits, self._sampling, self._prompt, self._tokens)
         if self._greedy:
@@ -51,7 +71,6 @@ class Chooser:
 def _penalized(logits: torch.Tensor, sampling: Sampling, prompt: torch.Tensor, tokens: list[int]) -> torch.Tensor:
     """Repetition counts prompt and answer (CTRL, Keskar et al. 2019); frequency and presence the answer alone."""
     made = torch.tensor(tokens, dtype=torch.long, device=logits.device)
-    logits = logits.clone()
     if sampling.repetition_penalty != 1:
         seen = torch.cat((prompt, made)).unique()
         values = logits[seen]

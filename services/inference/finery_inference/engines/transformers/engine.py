@@ -187,6 +187,7 @@ def _merged(deltas: list[Delta]) -> list[Delta]:
         earlier = by_answer.get(delta.index)
         if earlier is not None:
             ids = [*earlier.token_ids, *delta.token_ids]
-            delta = Delta(delta.index, earlier.text + delta.text, ids, delta.finish, earlier.cached_tokens)
+            logprobs = [*earlier.logprobs, *delta.logprobs]
+            delta = Delta(delta.index, earlier.text + delta.text, ids, delta.finish, earlier.cached_tokens, logprobs)
         by_answer[delta.index] = delta
     return list(by_answer.values())

@@ -23,9 +23,14 @@ class TextStream:
         self.stopped = False
         """Whether a stop text was found."""
 
-    def add(self, token: int) -> str:
-        """The text that this token lets out; empty while a character or perhaps a stop text is incomplete."""
+    def add(self, token: int, *, ends: bool = True) -> str:
+        """The text that this token lets out; empty while a character or perhaps a stop text is incomplete.
+
+        Without ``ends`` a stop text counts as any other.
+        """
         self._held += self._decode(token)
+        if not ends:
+            return self.rest()
         found = min((at for stop in self._stop if (at := self._held.find(stop)) >= 0), default=None)
         if found is not None:
             self.stopped = True
