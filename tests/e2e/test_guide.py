@@ -38,6 +38,7 @@ def on_smollm2(text: str, quantized: Path, base_url: str) -> str:
     """A block as it runs here."""
     adapter = str(quantized).removesuffix("-merged-awq-int4")
     for pattern, replacement in (
+        (r"make env", "make --dry-run env"),  # they are in use
         (r"output/qwen1half-\w+-chat/vx-xxx/checkpoint-xxx", adapter),
         (r'model_type="qwen1half-7b-chat-awq"', f'ckpt_dir="{quantized}"'),
         (r"qwen1half-\w+-chat", MODEL),
@@ -73,8 +74,8 @@ def run(block: Block, machine: Stack, quantized: Path) -> str:
     """Run a block; what it printed."""
     text = on_smollm2(block.text, quantized, machine.base_url)
     command = [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euc", text]
-    # The page's first block builds the environments, where the repository is.
-    where = ROOT if "make env" in text else machine.work
+    # The page's first block is for where the repository is.
+    where = ROOT if "make env" in block.text else machine.work
     done = subprocess.run(
         command, cwd=where, env=machine.env, input=TYPED, capture_output=True, text=True, timeout=900, check=False
     )
