@@ -13,13 +13,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from finery_gateway.auth import ApiKeyGuard, KeyRing
-from finery_gateway.health import health_routes
+from finery_gateway.auth import ApiKeyGuard, Keys
+from finery_gateway.health import Readiness, health_routes
+from finery_gateway.metrics import GatewayMetrics
 from finery_gateway.openai.chat import chat_routes
 from finery_gateway.openai.completions import completion_routes
 from finery_gateway.openai.errors import ApiError, from_finery, from_http
 from finery_gateway.openai.models import model_routes
 from finery_gateway.openai.tokenize import tokenize_routes
+from finery_gateway.paths import METRICS, OPEN_PATHS
 from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestLog, record_of
 from finery_gateway.routing.router import Router
 from finery_shared.errors import FineryError
@@ -34,19 +36,34 @@ class Limits:
     keepalive_seconds: float = 15.0
 
 
-def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits, cors_origins: Sequence[str] = ()) -> FastAPI:
+@dataclass(frozen=True)
+class Access:
+    """Who may call: holders of a key of ``keys`` (None: everybody), and pages of ``cors_origins``."""
+
+    keys: Keys | None = None
+    cors_origins: Sequence[str] = ()
+    metrics_guarded: bool = False
+    """Whether the figures need a key too."""
+
+
+def create_app(
+    router: Router, log: Logger, access: Access, limits: Limits, readiness: Readiness, metrics: GatewayMetrics
+) -> FastAPI:
     """The application over a router's backends. The caller starts and stops the router."""
-    guards = [Middleware(ApiKeyGuard, keys=keys)] if keys else []
-    if cors_origins:
+    guards: list[Middleware] = []
+    if access.cors_origins:
         # Before the keys: a browser asks whether it may send one without sending it.
-        guards.insert(0, _cors(cors_origins))
+        guards.append(_cors(access.cors_origins))
+    if access.keys is not None:
+        open_paths = OPEN_PATHS - {METRICS} if access.metrics_guarded else OPEN_PATHS
+        guards.append(Middleware(ApiKeyGuard, keys=access.keys, open_paths=open_paths))
     # The same FastAPI, whose documentation page loads nothing from other hosts.
     app = FastAPIOffline(
         title="Finery",
         redoc_url=None,
         description="The OpenAI API over Finery's inference services.",
         redirect_slashes=False,
-        middleware=[Middleware(RequestLog, log=log), *guards],
+        middleware=[Middleware(RequestLog, log=log, observer=metrics.requests), *guards],
         exception_handlers={
             ApiError: _api_error,
             FineryError: _finery_error,
@@ -54,7 +71,7 @@ def create_app(router: Router, log: Logger, keys: KeyRing, limits: Limits, cors_
             ClientDisconnect: _client_gone,
         },
     )
-    app.include_router(health_routes(router.table))
+    app.include_router(health_routes(router.table, readiness, metrics))
     app.include_router(model_routes(router.table))
     app.include_router(chat_routes(router, limits.body_bytes, limits.keepalive_seconds))
     app.include_router(completion_routes(router, limits.body_bytes, limits.keepalive_seconds))

@@ -1,27 +1,31 @@
-"""API keys: pure ASGI, in front of every path that asks a model."""
+"""API keys: pure ASGI, in front of every path but those that tell of the process."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from finery_gateway.openai.errors import ApiError
+from finery_gateway.paths import OPEN_PATHS
 
-_GUARDED = ("/v1", "/tokenize")
+
+class Keys(Protocol):
+    """The keys that are good."""
+
+    def accepts(self, key: str) -> bool:
+        """Whether a key is good. Takes as long for a bad one as for a good one."""
 
 
 class KeyRing:
-    """The keys that are good, as digests."""
+    """Keys that stay as they are, as digests."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_stored_digest(key) for key in keys]
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
 
     def accepts(self, key: str) -> bool:
         """Whether a key is good. Takes as long for a bad one as for a good one."""
@@ -30,15 +34,16 @@ class KeyRing:
 
 
 class ApiKeyGuard:
-    """ASGI middleware: 401 without a good bearer token."""
+    """ASGI middleware: 401 without a good bearer token on all paths but ``open_paths``."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str] = OPEN_PATHS) -> None:
         self._app = app
         self._keys = keys
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] == "http" and scope["path"].startswith(_GUARDED) and (error := self._refusal(scope)):
+        if scope["type"] == "http" and scope["path"] not in self._open_paths and (error := self._refusal(scope)):
             await error.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 import uvicorn
 from fastapi import FastAPI
 
+from finery_gateway.health import Readiness
+from finery_gateway.metrics import GatewayMetrics
 from finery_gateway.routing.router import Router
+from finery_gateway.tls import Certificate
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
 
@@ -30,14 +33,33 @@ class Address:
     port: int
 
 
+@dataclass(frozen=True)
+class Serving:
+    """How to serve: with which certificate (None: plain HTTP), and how to end. Times in seconds."""
+
+    drain_seconds: float
+    drain_delay_seconds: float = 0.0
+    certificate: Certificate | None = None
+
+
 class GatewayProcess:
     """Starts and stops everything in order."""
 
     def __init__(
-        self, app: FastAPI, router: Router, listen: Callable[[], socket.socket], drain_seconds: float, log: Logger
+        self,
+        app: FastAPI,
+        router: Router,
+        listen: Callable[[], socket.socket],
+        serving: Serving,
+        readiness: Readiness,
+        metrics: GatewayMetrics,
+        log: Logger,
     ) -> None:
         self._router = router
         self._listen = listen
+        self._how = serving
+        self._readiness = readiness
+        self._metrics = metrics
         self._handler = _ToStructlog(log)
         self._server = _Server(
             uvicorn.Config(
@@ -50,14 +72,17 @@ class GatewayProcess:
                 server_header=False,
                 # Longer than clients keep their idle connections, so that none meets a closing one.
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=math.ceil(drain_seconds),
+                timeout_graceful_shutdown=math.ceil(serving.drain_seconds),
                 backlog=BACKLOG,
+                ssl_certfile=serving.certificate.chain if serving.certificate else None,
+                ssl_keyfile=serving.certificate.key if serving.certificate else None,
             )
         )
         self._serving: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Listen and serve; returns "host:port" with the real port. Raises PORT_IN_USE."""
+        """Listen and serve; returns "host:port" with the real port, or its https URL. Raises PORT_IN_USE."""
         listener = self._listen()
         _UVICORN.addHandler(self._handler)
         await self._router.start()
@@ -66,21 +91,27 @@ class GatewayProcess:
             await asyncio.sleep(0.005)
         if self._serving.done():
             await self._serving
-        return describe(listener)
+        self._refreshing = asyncio.create_task(self._metrics.backends.keep_fresh(), name="refresh metrics")
+        return describe(listener, self._how.certificate)
 
     async def stop(self) -> None:
-        """Take no new connections, let running answers finish, then end them."""
+        """Turn readiness off; after the delay take nothing new, let running answers finish, then end them."""
+        self._readiness.drain()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         if self._serving is not None:
+            await asyncio.sleep(self._how.drain_delay_seconds)
             self._server.should_exit = True
             await self._serving
         await self._router.stop()
         _UVICORN.removeHandler(self._handler)
 
 
-def describe(listener: socket.socket) -> str:
-    """Where a socket listens, as "host:port"."""
+def describe(listener: socket.socket, certificate: Certificate | None = None) -> str:
+    """Where a socket listens, as "host:port", or as a URL if it speaks HTTPS."""
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return where if certificate is None else f"https://{where}"
 
 
 def bind(address: Address) -> socket.socket:

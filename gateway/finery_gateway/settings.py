@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from finery_shared.settings import ServiceSettings
@@ -29,6 +30,18 @@ class Settings(ServiceSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Keys that clients may use, separated by commas; "sha256:<hex>" holds a key's digest. None: no key is needed."""
 
+    api_keys_file: Path | None = None
+    """File of further keys, one a line, readable by its owner alone; read again when it changes."""
+
+    metrics_guarded: bool = False
+    """Whether /metrics needs a key, as all that asks a model does."""
+
+    tls_cert: Path | None = None
+    """PEM file of the certificate, and those above it, to serve HTTPS with."""
+
+    tls_key: Path | None = None
+    """PEM file of the certificate's key."""
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins (https://app.example.org) whose pages may call the API from a browser, separated by commas; * is all."""
 
@@ -43,6 +56,9 @@ class Settings(ServiceSettings):
 
     request_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest time that one answer may take."""
+
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """How long new requests are still served after SIGTERM, while /ready says no: load balancers take a moment."""
 
     body_bytes: Annotated[int, Field(gt=0)] = 16 * 2**20
     """Longest request body."""
@@ -59,7 +75,7 @@ class Settings(ServiceSettings):
     look_up_seconds: Annotated[float, Field(gt=0)] = 5.0
     """The names among the inference processes are looked up this often."""
 
-    key_setting: ClassVar[str] = "FINERY_GATEWAY_API_KEYS"
+    key_setting: ClassVar[str] = "FINERY_GATEWAY_API_KEYS or FINERY_GATEWAY_API_KEYS_FILE"
 
     @field_validator("inference", "api_keys", "cors_origins", mode="before")
     @classmethod
@@ -94,7 +110,15 @@ class Settings(ServiceSettings):
                 raise ValueError("expected 64 lower-case hex digits after sha256:")
         return value
 
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            raise ValueError("FINERY_GATEWAY_TLS_CERT and FINERY_GATEWAY_TLS_KEY: set both, or neither")
+        if self.metrics_guarded and not self.guarded:
+            raise ValueError(f"FINERY_GATEWAY_METRICS_GUARDED=1 needs keys: set {self.key_setting}")
+        return self
+
     @property
     def guarded(self) -> bool:
         """Whether callers need a key."""
-        return bool(self.api_keys)
+        return bool(self.api_keys) or self.api_keys_file is not None

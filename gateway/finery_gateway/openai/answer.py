@@ -42,6 +42,11 @@ class Answer:
         """Tokens of the request."""
         return self._complete.usage
 
+    @property
+    def answers(self) -> int:
+        """How many there are."""
+        return len(self._complete.finishes)
+
     def chat(self, head: Head, fingerprint: str | None) -> bytes:
         """OpenAI's chat.completion object as JSON."""
         return self._body(head, fingerprint, "chat.completion", self._message, chat_logprobs)

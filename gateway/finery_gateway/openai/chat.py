@@ -29,7 +29,7 @@ def chat_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> AP
         """Answer a conversation, whole or as a stream of server-sent events."""
         record = record_of(request)
         wish = check(ChatCompletionRequest, await read_body(request, body_bytes), unserved.CHAT)
-        record.note(model=wish.model, stream=bool(wish.stream))
+        record.note_wish(wish.model, stream=bool(wish.stream))
         generation = router.generate(convert.to_generate(wish), record.request_id)
         return await respond(request, generation, wish, CHAT, keepalive_seconds)
 

@@ -31,7 +31,7 @@ def completion_routes(router: Router, body_bytes: int, keepalive_seconds: float)
         """Go on from one or several prompts, whole or as a stream of server-sent events."""
         record = record_of(request)
         wish = check(CompletionRequest, await read_body(request, body_bytes), unserved.COMPLETIONS)
-        record.note(model=wish.model, stream=bool(wish.stream))
+        record.note_wish(wish.model, stream=bool(wish.stream))
         generations = [router.generate(each, record.request_id) for each in convert.to_generates(wish)]
         generation: Answering = generations[0] if len(generations) == 1 else Several(generations, wish.n or 1)
         return await respond(request, generation, wish, TEXT, keepalive_seconds)

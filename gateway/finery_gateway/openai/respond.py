@@ -57,6 +57,6 @@ async def respond(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
             generation.close()
-            record.note(backend=generation.backend)
-    record.note_usage(answer.used)
+            record.note_generation(generation.backend, generation.moves)
+    record.note_usage(answer.used, answer.answers)
     return Response(form.body(answer, head, generation.fingerprint), media_type="application/json")

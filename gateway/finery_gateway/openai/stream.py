@@ -75,7 +75,7 @@ class EventStream(Response):
                 raise
             finally:
                 self._generation.close()
-                self._record.note(backend=self._generation.backend)
+                self._record.note_generation(self._generation.backend, self._generation.moves)
 
     async def _relay(self) -> None:
         async with aclosing(self._generation.events()) as events:
@@ -112,7 +112,7 @@ class EventStream(Response):
         if self._include_usage:
             pieces.append(frames.usage(convert.usage(complete.usage)))
         pieces.append(sse.DONE)
-        self._record.note_usage(complete.usage)
+        self._record.note_usage(complete.usage, len(complete.finishes))
         return b"".join(pieces)
 
     async def _fail(self, failure: FineryError) -> None:

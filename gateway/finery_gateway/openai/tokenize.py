@@ -29,7 +29,7 @@ def tokenize_routes(router: Router, body_bytes: int) -> APIRouter:
         """Count and show the tokens of a text or of a conversation."""
         record = record_of(request)
         wish = check(TokenizeRequest, await read_body(request, body_bytes), unserved.TOKENIZE)
-        record.note(model=wish.model)
+        record.note_wish(wish.model)
         answer = await router.tokenize(convert.to_tokenize(wish), record.request_id)
         tokens = list(answer.token_ids)
         body = {"count": len(tokens), "max_model_len": answer.max_model_len, "tokens": tokens, "token_strs": None}

@@ -44,6 +44,10 @@ class Answering(Protocol):
     def fingerprint(self) -> str | None:
         """What the answering backend serves, once it was chosen."""
 
+    @property
+    def moves(self) -> int:
+        """How often it was begun anew on another backend."""
+
     def may_move(self, failure: FineryError) -> bool:
         """Whether another backend could do better; ``events`` then starts anew there."""
 
@@ -76,6 +80,11 @@ class Generation:
     def backend(self) -> str:
         """Address of the backend that answers, or answered last."""
         return self._tried[-1].address if self._tried else ""
+
+    @property
+    def moves(self) -> int:
+        """How often it was begun anew on another backend."""
+        return max(len(self._tried) - 1, 0)
 
     def may_move(self, failure: FineryError) -> bool:
         """Whether another backend could do better; ``events`` then starts anew there."""

@@ -31,6 +31,11 @@ class Several:
         """That of the first one that answers."""
         return next((g.fingerprint for g in self._generations if g.fingerprint), None)
 
+    @property
+    def moves(self) -> int:
+        """Those of all."""
+        return sum(g.moves for g in self._generations)
+
     def may_move(self, _failure: FineryError) -> bool:
         """Each generation has moved by itself while it could."""
         return False

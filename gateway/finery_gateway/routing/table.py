@@ -28,6 +28,15 @@ class RoutingTable:
         """Route to one less."""
         self._backends.remove(backend)
 
+    @property
+    def backends(self) -> Sequence[Backend]:
+        """All that are routed to, heard or not."""
+        return self._backends
+
+    def knows(self, model: str) -> bool:
+        """Whether some backend has told of a model, ready or not."""
+        return any(model in backend.served for backend in self._backends)
+
     def route(self, request: inference_pb2.GenerateRequest, tried: Collection[Backend] = ()) -> Backend | None:
         """The best backend for a generation that was not tried yet.
 

@@ -6,14 +6,17 @@ import asyncio
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from finery_gateway.server import Address, bind, bind_shared, describe
+from finery_gateway.server import Address, Serving, bind, bind_shared, describe
 from finery_gateway.workers.worker import READY
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
+from finery_shared.metrics import METRICS_DIRECTORY, forget_process
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,22 @@ class GatewayWorkers:
         self,
         address: Address,
         count: int,
-        drain_seconds: float,
+        serving: Serving,
         log: Logger,
         times: RestartTimes | None = None,
         command: Sequence[str] = (sys.executable, "-m", "finery_gateway"),
     ) -> None:
         self._address = address
         self._count = count
-        self._drain_seconds = drain_seconds
+        self._serving = serving
         self._log = log
         self._times = times or RestartTimes()
         self._command = command
         self._listeners: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[int, asyncio.subprocess.Process] = {}
+        # What the workers count they keep there, so that whichever is asked tells of all.
+        self._figures = tempfile.TemporaryDirectory(prefix="finery-gateway-", ignore_cleanup_errors=True)
 
     async def start(self) -> str:
         """Serve; returns "host:port". Raises PORT_IN_USE, and INTERNAL when a worker can't start."""
@@ -67,7 +72,7 @@ class GatewayWorkers:
             await asyncio.wait([wait, task], return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 await task
-        return describe(self._listeners[0])
+        return describe(self._listeners[0], self._serving.certificate)
 
     async def stop(self) -> None:
         """Take no new connections, let running answers finish, then end them."""
@@ -81,11 +86,13 @@ class GatewayWorkers:
         ends = [asyncio.create_task(process.wait()) for process in self._processes.values()]
         if ends:
             # A worker ends what is left by itself; one that can't is ended.
-            await asyncio.wait(ends, timeout=self._drain_seconds + 10)
+            patience = self._serving.drain_delay_seconds + self._serving.drain_seconds + 10
+            await asyncio.wait(ends, timeout=patience)
             for process in self._processes.values():
                 if process.returncode is None:
                     process.kill()
             await asyncio.gather(*ends)
+        self._figures.cleanup()
 
     async def _keep(self, number: int, listener: socket.socket, ready: asyncio.Event) -> None:
         delay = self._times.first
@@ -93,7 +100,7 @@ class GatewayWorkers:
             started = time.monotonic()
             ours, theirs = socket.socketpair()
             with theirs:
-                process = await _spawn(self._command, listener, theirs)
+                process = await _spawn(self._command, listener, theirs, self._figures.name)
             self._processes[number] = process
             reader, writer = await asyncio.open_connection(sock=ours)
             try:
@@ -103,6 +110,7 @@ class GatewayWorkers:
                     await reader.read()
                 status = await process.wait()
                 del self._processes[number]
+                forget_process(Path(self._figures.name), process.pid)
             finally:
                 writer.close()
             if not ready.is_set():
@@ -113,11 +121,13 @@ class GatewayWorkers:
             await asyncio.sleep(min(delay, self._times.longest))
 
 
-async def _spawn(command: Sequence[str], listener: socket.socket, pipe: socket.socket) -> asyncio.subprocess.Process:
+async def _spawn(
+    command: Sequence[str], listener: socket.socket, pipe: socket.socket, figures: str
+) -> asyncio.subprocess.Process:
     descriptors = (listener.fileno(), pipe.fileno())
     return await asyncio.create_subprocess_exec(
         *command,
-        env=_environment(os.environ, *descriptors),
+        env=_environment(os.environ, *descriptors) | {METRICS_DIRECTORY: figures},
         pass_fds=descriptors,
         # Ctrl-C is for the supervisor, which drains the workers.
         start_new_session=True,

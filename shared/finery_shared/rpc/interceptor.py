@@ -1,4 +1,4 @@
-"""The server interceptor: request ids, one log line a call, and errors that say what to do."""
+"""The server interceptor: request ids, one log line a call, its figures, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import structlog
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
+from finery_shared.rpc.metrics import CallMetrics
 from finery_shared.rpc.status import to_status
 
 REQUEST_ID = "x-request-id"
@@ -30,8 +31,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ``finally`` at once, wherever it waits.
     """
 
-    def __init__(self, log: Logger) -> None:
+    def __init__(self, log: Logger, metrics: CallMetrics) -> None:
         self._log = log
+        self._metrics = metrics
 
     async def intercept_service(
         self,
@@ -64,7 +66,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await context.write(message)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            await self._call(method, context, lambda: drive(request, context))
+            self._metrics.stream_began(method)
+            try:
+                await self._call(method, context, lambda: drive(request, context))
+            finally:
+                self._metrics.stream_ended(method)
 
         return stream
 
@@ -78,6 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return await run()
         except FineryError as error:
             code = error.kind.grpc_code.name
+            self._metrics.refused(method, str(error.reason))
             self._log.info("refused", method=method, reason=str(error.reason), error=error.message, detail=error.detail)
             await context.abort_with_status(to_status(error))
         except (grpc.aio.AbortError, grpc.aio.BaseError):
@@ -91,8 +98,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._log.exception("unexpected error", method=method)
             await _abort_internal(context, request_id)
         finally:
+            seconds = time.perf_counter() - start
+            self._metrics.ended(method, code, seconds)
             if not method.startswith(_QUIET):
-                self._log.info("call", method=method, code=code, seconds=round(time.perf_counter() - start, 4))
+                self._log.info("call", method=method, code=code, seconds=round(seconds, 4))
 
 
 async def _abort_internal(context: grpc.aio.ServicerContext[Any, Any], request_id: str) -> NoReturn:

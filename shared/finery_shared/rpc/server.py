@@ -9,10 +9,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
 from finery_shared.rpc.interceptor import CallInterceptor
+from finery_shared.rpc.metrics import CallMetrics
 from finery_shared.rpc.options import SERVER_OPTIONS
 
 
@@ -28,12 +30,18 @@ class Servicer:
 
 
 class RpcServer:
-    """A ``grpc.aio`` server with health by service name, reflection, request ids, error mapping and drain."""
+    """A ``grpc.aio`` server with health by service name, reflection, request ids, error mapping, figures and drain.
 
-    def __init__(self, listen: str, servicers: Sequence[Servicer], log: Logger) -> None:
+    ``registry`` takes the figures of its calls.
+    """
+
+    def __init__(
+        self, listen: str, servicers: Sequence[Servicer], log: Logger, registry: CollectorRegistry | None = None
+    ) -> None:
         self._listen = listen
         self._servicers = servicers
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(log)], options=SERVER_OPTIONS)
+        interceptor = CallInterceptor(log, CallMetrics(registry or CollectorRegistry()))
+        self._server = grpc.aio.server(interceptors=[interceptor], options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         for servicer in servicers:
             servicer.add(servicer.implementation, self._server)

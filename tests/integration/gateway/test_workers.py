@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from finery_gateway.server import Address
+from finery_gateway.server import Address, Serving
 from finery_gateway.workers.supervisor import GatewayWorkers
 from finery_shared.errors import FineryError
 from finery_shared.log import logger
@@ -95,7 +95,7 @@ def test_a_port_that_other_workers_share_is_in_use(gateway: Process, processes: 
 
 async def test_a_worker_that_cant_start_is_told() -> None:
     command = (sys.executable, "-c", "raise SystemExit(3)")
-    workers = GatewayWorkers(Address("127.0.0.1", 0), 2, 1.0, logger("test"), command=command)
+    workers = GatewayWorkers(Address("127.0.0.1", 0), 2, Serving(1.0), logger("test"), command=command)
     with pytest.raises(FineryError, match="ended at its start with status 3"):
         await workers.start()
     await workers.stop()

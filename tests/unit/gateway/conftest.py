@@ -7,9 +7,10 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from finery_gateway.app import Limits, create_app
-from finery_gateway.auth import KeyRing
+from finery_gateway.app import Access, Limits, create_app
 from finery_gateway.bootstrap import build
+from finery_gateway.health import Readiness
+from finery_gateway.metrics import GatewayMetrics
 from finery_gateway.routing.names import Addresses
 from finery_gateway.routing.router import Router, RouterTimes
 from finery_gateway.settings import Settings
@@ -42,7 +43,8 @@ async def start_gateway(stack: AsyncExitStack) -> Start:
         defaults = {"listen": "127.0.0.1:0", "drain_seconds": 2, "inference": tuple(f.address for f in fakes)}
         process = build(Settings(**(defaults | settings)))
         stack.push_async_callback(process.stop)
-        return f"http://{await process.start()}"
+        address = await process.start()
+        return address if "://" in address else f"http://{address}"
 
     return start
 
@@ -62,7 +64,7 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
 async def lone_http() -> AsyncIterator[httpx.AsyncClient]:
     """The application without a server, over a backend that is not there: for what it answers by itself."""
     router = Router(Addresses(["127.0.0.1:1"]), open_channel, logger("test"), RouterTimes())
-    app = create_app(router, logger("test"), KeyRing([]), Limits())
+    app = create_app(router, logger("test"), Access(), Limits(), Readiness(router.table), GatewayMetrics(router.table))
     async with httpx.AsyncClient(base_url="http://gateway", transport=httpx.ASGITransport(app)) as client:
         yield client
     await router.stop()

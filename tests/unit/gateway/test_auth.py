@@ -1,4 +1,4 @@
-"""API keys on every /v1 path, and on no other."""
+"""API keys on every path but those that tell of the process."""
 
 import hashlib
 
@@ -26,8 +26,12 @@ async def test_refused(guarded: httpx.AsyncClient, header: str | None) -> None:
     for method, path in [
         ("GET", "/v1/models"),
         ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("GET", "/v1/models/toy"),
         ("GET", "/v1/nonsense"),
         ("POST", "/tokenize"),
+        ("GET", "/nonsense"),
+        ("GET", "//v1/models"),
     ]:
         answer = await guarded.request(method, path, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")

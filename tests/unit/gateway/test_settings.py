@@ -31,6 +31,10 @@ def test_several_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FINERY_GATEWAY_BODY_BYTES", "many"),
         ("FINERY_GATEWAY_REQUEST_SECONDS", "0"),
         ("FINERY_GATEWAY_API_KEYS", "sha256:123"),
+        ("FINERY_GATEWAY_TLS_CERT", "/cert.pem"),
+        ("FINERY_GATEWAY_TLS_KEY", "/key.pem"),
+        ("FINERY_GATEWAY_METRICS_GUARDED", "1"),
+        ("FINERY_GATEWAY_DRAIN_DELAY_SECONDS", "-1"),
     ],
 )
 def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -39,7 +43,7 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None
         Settings.load()
 
 
-@pytest.mark.parametrize(("name", "value"), [("API_KEYS", "k"), ("ALLOW_OPEN", "1")])
+@pytest.mark.parametrize(("name", "value"), [("API_KEYS", "k"), ("API_KEYS_FILE", "/keys"), ("ALLOW_OPEN", "1")])
 def test_open_to_others_on_purpose(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv("FINERY_GATEWAY_LISTEN", "0.0.0.0:8000")
     monkeypatch.setenv(f"FINERY_GATEWAY_{name}", value)
