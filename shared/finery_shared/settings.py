@@ -27,6 +27,9 @@ class ServiceSettings(BaseSettings):
     listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:0"
     """HOST:PORT to serve gRPC on; port 0 takes a free one."""
 
+    metrics_listen: Annotated[str, Field(pattern=LISTEN)] | None = None
+    """HOST:PORT to show figures to Prometheus on, by HTTP; none: nowhere."""
+
     allow_open: bool = False
     """Serve other machines without any key, on purpose."""
 
@@ -53,7 +56,7 @@ class ServiceSettings(BaseSettings):
     @property
     def host(self) -> str:
         """The host part of ``listen``."""
-        return self.listen.rpartition(":")[0].strip("[]")
+        return _host(self.listen)
 
     @property
     def port(self) -> int:
@@ -62,9 +65,14 @@ class ServiceSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _closed_to_strangers(self) -> Self:
+        prefix = self.model_config.get("env_prefix", "")
+        if self.metrics_listen is not None and not self.allow_open and not is_loopback(_host(self.metrics_listen)):
+            raise ValueError(
+                f"{prefix}METRICS_LISTEN={self.metrics_listen} would tell other machines, and asks for no key. Set "
+                f"{prefix}ALLOW_OPEN=1 if that is meant."
+            )
         if self.guarded or self.allow_open or is_loopback(self.host):
             return self
-        prefix = self.model_config.get("env_prefix", "")
         keys = f"{self.key_setting}, or " if self.key_setting else ""
         raise ValueError(
             f"{prefix}LISTEN={self.listen} would serve other machines without a key. Set {keys}{prefix}ALLOW_OPEN=1 if"
@@ -102,6 +110,10 @@ class ServiceSettings(BaseSettings):
             f"{field}: {real} lies outside the directories that this service may use. Add its folder to {setting}.",
             field=field,
         )
+
+
+def _host(listen: str) -> str:
+    return listen.rpartition(":")[0].strip("[]")
 
 
 def is_loopback(host: str) -> bool:

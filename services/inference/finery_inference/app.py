@@ -11,6 +11,7 @@ from finery_inference.deployments.model import State
 from finery_inference.generation.generator import Generator
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.log import Logger
+from finery_shared.metrics import MetricsEndpoint
 from finery_shared.rpc import RpcServer
 
 DEPLOYMENT_SERVICE = "finery.inference.v1.DeploymentService"
@@ -26,6 +27,7 @@ class InferenceProcess:
         server: RpcServer,
         manager: DeploymentManager,
         generator: Generator,
+        metrics: MetricsEndpoint | None,
         drain_seconds: float,
         log: Logger,
     ) -> None:
@@ -33,6 +35,7 @@ class InferenceProcess:
         self._server = server
         self._manager = manager
         self._generator = generator
+        self._metrics = metrics
         self._drain_seconds = drain_seconds
         self._log = log
         self._health: asyncio.Task[None] | None = None
@@ -40,6 +43,9 @@ class InferenceProcess:
     async def start(self) -> str:
         """Serve, and begin to load what is stored; returns the address. Raises ALREADY_RUNNING, PORT_IN_USE."""
         self._lock.acquire()
+        if self._metrics is not None:
+            where = self._metrics.start("FINERY_INFERENCE_METRICS_LISTEN")
+            self._log.info("showing metrics", address=where)
         address = await self._server.start("FINERY_INFERENCE_LISTEN")
         self._health = asyncio.create_task(self._follow_health(), name="health")
         await self._manager.restore()
@@ -58,6 +64,9 @@ class InferenceProcess:
         if self._health is not None:
             await self._health
         await self._manager.stop()
+        if self._metrics is not None:
+            # Not in the event loop, which the endpoint's threads may be asking.
+            await asyncio.to_thread(self._metrics.stop)
         self._lock.release()
 
     async def _follow_health(self) -> None:

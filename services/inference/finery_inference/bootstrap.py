@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from prometheus_client import CollectorRegistry
+
 from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
 from finery_inference.app import DEPLOYMENT_SERVICE, INFERENCE_SERVICE, InferenceProcess
 from finery_inference.deployments.adapter_manager import AdapterManager
@@ -21,12 +23,14 @@ from finery_inference.engines.vllm.environment import scratch_directory, vllm_en
 from finery_inference.engines.vllm.factory import VllmFactory
 from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
 from finery_inference.generation.generator import Generator
+from finery_inference.metrics import DeploymentCollector
 from finery_inference.servicer import DeploymentServicer, InferenceServicer
 from finery_inference.settings import Settings
 from finery_shared.home import Home
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.log import logger
+from finery_shared.metrics import MetricsEndpoint
 from finery_shared.models import hubs_from
 from finery_shared.rpc import RpcServer, Servicer
 
@@ -41,6 +45,8 @@ def build(settings: Settings) -> InferenceProcess:
     backends = engine_factories(settings)
     manager = DeploymentManager(store, sources, adapter_sources, backends, RestartPolicy(), watchdog, log)
     adapters = AdapterManager(manager, store, adapter_sources)
+    registry = CollectorRegistry()
+    registry.register(DeploymentCollector(manager))
     generator = Generator(manager.model, settings.max_requests)
     server = RpcServer(
         settings.listen,
@@ -58,8 +64,10 @@ def build(settings: Settings) -> InferenceProcess:
             ),
         ],
         log,
+        registry,
     )
-    return InferenceProcess(OwnerLock(settings.state), server, manager, generator, settings.drain_seconds, log)
+    metrics = MetricsEndpoint(settings.metrics_listen, registry) if settings.metrics_listen is not None else None
+    return InferenceProcess(OwnerLock(settings.state), server, manager, generator, metrics, settings.drain_seconds, log)
 
 
 def engine_factories(settings: Settings) -> Mapping[str, EngineFactory]:

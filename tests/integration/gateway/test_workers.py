@@ -13,6 +13,7 @@ from finery_gateway.server import Address, Serving
 from finery_gateway.workers.supervisor import GatewayWorkers
 from finery_shared.errors import FineryError
 from finery_shared.log import logger
+from tests.fakes.samples import parse, value
 from tests.integration.gateway.processes import Process, Processes, wait_until
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
@@ -99,3 +100,38 @@ async def test_a_worker_that_cant_start_is_told() -> None:
     with pytest.raises(FineryError, match="ended at its start with status 3"):
         await workers.start()
     await workers.stop()
+
+
+def test_each_worker_tells_of_all(processes: Processes) -> None:
+    gateway = processes.gateway(processes.inference(), FINERY_GATEWAY_WORKERS="2")
+    url = f"http://{gateway.address()}"
+    for _ in range(20):  # over a connection of its own each, so that both workers have some
+        assert httpx.post(f"{url}/v1/chat/completions", json=BODY).status_code == 200
+    wait_until(lambda: all(_total(url) == 20 for _ in range(8)))
+    first, _ = gateway.children()
+    first.kill()
+    wait_until(lambda: len(gateway.children()) == 2 and first not in gateway.children())
+    assert _total(url) == 20
+    gateway.terminate()
+    assert gateway.exit_status() == 0
+
+
+def _total(url: str) -> float | None:
+    labels = {"model": "toy", "endpoint": "/v1/chat/completions", "status": "200"}
+    return value(parse(httpx.get(f"{url}/metrics").text), "finery_gateway_requests_total", **labels)
+
+
+def test_what_a_killed_worker_had_in_flight_is_over(gateway: Process) -> None:
+    url = f"http://{gateway.address()}"
+    with ThreadPoolExecutor(STREAMS) as pool:
+        streams = [pool.submit(stream, gateway) for _ in range(STREAMS)]
+        wait_until(lambda: _in_flight(url) == STREAMS)
+        first, _ = gateway.children()
+        first.kill()
+        wait_until(lambda: (_in_flight(url) or 0) < STREAMS)
+        assert all(stream.result() for stream in streams)
+    wait_until(lambda: _in_flight(url) == 0)
+
+
+def _in_flight(url: str) -> float | None:
+    return value(parse(httpx.get(f"{url}/metrics").text), "finery_gateway_requests_in_flight")

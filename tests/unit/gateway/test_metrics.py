@@ -9,12 +9,18 @@ import pytest
 from finery.inference.v1 import inference_pb2 as pb
 from finery_shared.errors import FineryError, Reason
 from tests.fakes.inference_service import FakeInference, Script
+from tests.fakes.samples import Samples, parse, value
 from tests.unit.gateway.conftest import Start
-from tests.unit.gateway.samples import Samples, read, value
 from tests.unit.gateway.waiting import until
 
 BODY = {"model": "toy", "messages": [{"role": "user", "content": "hi"}]}
 CHAT = "/v1/chat/completions"
+
+
+async def read(http: httpx.AsyncClient, **headers: str) -> Samples:
+    answer = await http.get("/metrics", headers=headers)
+    assert answer.status_code == 200
+    return parse(answer.text)
 
 
 async def ask(http: httpx.AsyncClient, **parameters: object) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from finery.inference.v1 import deployments_pb2 as d
@@ -22,6 +23,7 @@ from finery_inference.deployments.store import DeploymentStore
 from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.engines.fake import FakeEngineFactory, FakePace
 from finery_inference.generation.generator import Generator
+from finery_inference.metrics import DeploymentCollector
 from finery_inference.servicer import DeploymentServicer, InferenceServicer
 from finery_inference.settings import Settings
 from finery_shared.artifacts import Kind, Manifest, hash_files, write_manifest
@@ -85,9 +87,12 @@ class Harness:
             Servicer(DEPLOYMENT_SERVICE, add_deployments, DeploymentServicer(manager, adapters)),
             Servicer(INFERENCE_SERVICE, add_inference, InferenceServicer(self.generator), serving=False),
         ]
-        server = RpcServer(settings.listen, servicers, log)
+        self.registry = CollectorRegistry()
+        self.registry.register(DeploymentCollector(manager))
+        server = RpcServer(settings.listen, servicers, log, self.registry)
         lock = OwnerLock(settings.state)
-        self.process = InferenceProcess(lock, server, manager, self.generator, settings.drain_seconds, log)
+        drain = settings.drain_seconds
+        self.process = InferenceProcess(lock, server, manager, self.generator, None, drain, log)
         self.channel: grpc.aio.Channel
         self.deployments: Any
         self.inference: Any

@@ -84,7 +84,10 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment at one moment. ``error`` is set in FAILED alone, ``max_model_len`` is 0 until it was READY."""
+    """A deployment at one moment. ``error`` is set in FAILED alone, ``max_model_len`` is 0 until it was READY.
+
+    ``restarts`` counts how often its engine was started again after it died.
+    """
 
     record: DeploymentRecord
     state: State
@@ -92,6 +95,7 @@ class Deployment:
     max_model_len: int = 0
     adapters: tuple[Adapter, ...] = ()
     """Oldest first."""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)

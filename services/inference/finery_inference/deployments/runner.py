@@ -43,13 +43,14 @@ class Runner:
         self._error: FineryError | None = None
         self._model: LoadedModel | None = None
         self._max_model_len = 0
+        self._restarts = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
     def deployment(self) -> Deployment:
         """As it is now."""
         adapters = self.adapters.told(self._state, self._error)
-        return Deployment(self.record, self._state, self._error, self._max_model_len, adapters)
+        return Deployment(self.record, self._state, self._error, self._max_model_len, adapters, self._restarts)
 
     @property
     def path(self) -> Path | None:
@@ -114,6 +115,7 @@ class Runner:
             if not again:
                 return
             await asyncio.sleep(self._policy.delay(failures))
+            self._restarts += 1
 
     async def _live(self) -> FineryError:
         """Load, and serve until the engine dies; returns what ended it."""

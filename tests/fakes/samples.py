@@ -1,6 +1,5 @@
 """What a metrics endpoint shows, by name and labels."""
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -17,9 +16,3 @@ def parse(text: str) -> Samples:
 def value(samples: Samples, name: str, **labels: str) -> float | None:
     """One sample; None if there is no such series."""
     return samples.get((name, frozenset(labels.items())))
-
-
-async def read(http: httpx.AsyncClient, **headers: str) -> Samples:
-    answer = await http.get("/metrics", headers=headers)
-    assert answer.status_code == 200
-    return parse(answer.text)
