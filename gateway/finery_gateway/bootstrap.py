@@ -47,7 +47,7 @@ def _process(settings: Settings, listen: Callable[[], socket.socket], serving: S
         settings.request_seconds,
         settings.look_up_seconds,
     )
-    router = Router(Addresses(settings.inference), open_channel, log, times)
+    router = Router(Addresses(settings.inference), lambda address: open_channel(address, settings.rpc), log, times)
     readiness, metrics = Readiness(router.table), GatewayMetrics(router.table)
     access = Access(_keys(settings, log), settings.cors_origins, settings.metrics_guarded)
     limits = Limits(settings.body_bytes, settings.keepalive_seconds)

@@ -29,7 +29,7 @@ class Calls:
 
     def __init__(self, endpoint: Endpoint, retry_seconds: float = RETRY_SECONDS) -> None:
         self.endpoint = endpoint
-        self.channel: grpc.Channel = open_sync_channel(endpoint.address)
+        self.channel: grpc.Channel = open_sync_channel(endpoint.address, endpoint.security)
         self._retry_seconds = retry_seconds
 
     def __enter__(self) -> Self:

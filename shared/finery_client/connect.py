@@ -14,6 +14,7 @@ from finery_client.local import LOOPBACK, Machine, private_name
 from finery_client.specs import Surroundings
 from finery_shared.errors import FineryError
 from finery_shared.home import Home
+from finery_shared.rpc.security import RpcSecurity
 
 START_SECONDS = 60.0
 """A service that does not serve by then is given up."""
@@ -29,6 +30,7 @@ class Connection:
         self.here = Surroundings(machine.cwd, machine.env)
         self.directory = Directory(machine)
         self._machine = machine
+        self._security = RpcSecurity.from_env(machine.env)
         self._notice = notice or (lambda _: None)
         self._launch = Launch()
         self._private: dict[str, Endpoint] = {}
@@ -129,6 +131,7 @@ class Connection:
         return self._launch.start(program)
 
     def _wait(self, service: str, process: ServiceProcess) -> Endpoint:
-        endpoint = Endpoint(service, process.wait_ready(START_SECONDS), private=True, death=process.death)
+        address = process.wait_ready(START_SECONDS)
+        endpoint = Endpoint(service, address, private=True, security=self._security, death=process.death)
         self._private[service] = endpoint
         return endpoint

@@ -9,6 +9,8 @@ from pathlib import Path
 from finery_client.local import Machine, label
 from finery_shared.errors import FineryError
 from finery_shared.home import Announcement, announced
+from finery_shared.rpc.channel import OPEN
+from finery_shared.rpc.security import RpcSecurity
 
 
 def _no_death() -> FineryError | None:
@@ -22,6 +24,8 @@ class Endpoint:
     service: str
     address: str
     private: bool = False
+    security: RpcSecurity = OPEN
+    """What its callers show, and how they check it."""
     death: Callable[[], FineryError | None] = field(default=_no_death, compare=False)
     """Why the process is known to have ended; None while it lives, or is another command's."""
 
@@ -36,16 +40,17 @@ class Directory:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._security = RpcSecurity.from_env(machine.env)
 
     def named(self, service: str) -> tuple[Endpoint, ...]:
         """Those that FINERY_<SERVICE> names: HOST:PORT, separated by commas; the gateway's may be a URL."""
         value = self._machine.env.get(f"FINERY_{service.upper()}", "")
-        return tuple(Endpoint(service, part.strip()) for part in value.split(",") if part.strip())
+        return tuple(self._at(service, part.strip()) for part in value.split(",") if part.strip())
 
     def announced(self, service: str) -> tuple[Endpoint, ...]:
         """Those that `finery up` announced and that live, in the order of their instances."""
         return tuple(
-            Endpoint(service, entry.address) for entry in self._live(self._machine.home.service("run"), service)
+            self._at(service, entry.address) for entry in self._live(self._machine.home.service("run"), service)
         )
 
     def find(self, service: str) -> tuple[Endpoint, ...]:
@@ -59,10 +64,13 @@ class Directory:
             return found
         run = self._machine.home.service("run")
         return tuple(
-            Endpoint(service, entry.address)
+            self._at(service, entry.address)
             for directory in sorted(run.glob("private-*"))
             for entry in self._live(directory, service)
         )
+
+    def _at(self, service: str, address: str) -> Endpoint:
+        return Endpoint(service, address, security=self._security)
 
     @staticmethod
     def _live(directory: Path, service: str) -> Iterator[Announcement]:

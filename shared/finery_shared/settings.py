@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.home import Home
+from finery_shared.rpc.security import GUARDS, RpcSecurity
 
 LISTEN = r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
 
@@ -45,13 +46,16 @@ class ServiceSettings(BaseSettings):
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Directories that jobs may read from and write to, beside FINERY_HOME. Separated by colons."""
 
-    key_setting: ClassVar[str] = ""
-    """The variable that gives a service keys which callers need; none if it knows no keys."""
+    rpc: Annotated[RpcSecurity, NoDecode] = Field(default_factory=lambda: RpcSecurity.from_env(os.environ))
+    """How callers and services of gRPC know each other, from FINERY_RPC_*."""
+
+    key_setting: ClassVar[str] = GUARDS
+    """The variables that give a service keys which callers need."""
 
     @property
     def guarded(self) -> bool:
         """Whether callers need a key."""
-        return False
+        return self.rpc.guarded
 
     @property
     def host(self) -> str:
@@ -73,10 +77,9 @@ class ServiceSettings(BaseSettings):
             )
         if self.guarded or self.allow_open or is_loopback(self.host):
             return self
-        keys = f"{self.key_setting}, or " if self.key_setting else ""
         raise ValueError(
-            f"{prefix}LISTEN={self.listen} would serve other machines without a key. Set {keys}{prefix}ALLOW_OPEN=1 if"
-            " that is meant."
+            f"{prefix}LISTEN={self.listen} would serve other machines without a key. Set {self.key_setting}; or "
+            f"{prefix}ALLOW_OPEN=1 if that is meant."
         )
 
     @field_validator("allowed_roots", mode="before")

@@ -27,7 +27,7 @@ class InferenceProcess:
         server: RpcServer,
         manager: DeploymentManager,
         generator: Generator,
-        metrics: MetricsEndpoint | None,
+        metrics: MetricsEndpoint,
         drain_seconds: float,
         log: Logger,
     ) -> None:
@@ -43,9 +43,7 @@ class InferenceProcess:
     async def start(self) -> str:
         """Serve, and begin to load what is stored; returns the address. Raises ALREADY_RUNNING, PORT_IN_USE."""
         self._lock.acquire()
-        if self._metrics is not None:
-            where = self._metrics.start("FINERY_INFERENCE_METRICS_LISTEN")
-            self._log.info("showing metrics", address=where)
+        self._metrics.start("FINERY_INFERENCE_METRICS_LISTEN")
         address = await self._server.start("FINERY_INFERENCE_LISTEN")
         self._health = asyncio.create_task(self._follow_health(), name="health")
         await self._manager.restore()
@@ -64,9 +62,7 @@ class InferenceProcess:
         if self._health is not None:
             await self._health
         await self._manager.stop()
-        if self._metrics is not None:
-            # Not in the event loop, which the endpoint's threads may be asking.
-            await asyncio.to_thread(self._metrics.stop)
+        await self._metrics.stop()
         self._lock.release()
 
     async def _follow_health(self) -> None:

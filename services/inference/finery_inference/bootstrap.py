@@ -65,8 +65,9 @@ def build(settings: Settings) -> InferenceProcess:
         ],
         log,
         registry,
+        settings.rpc,
     )
-    metrics = MetricsEndpoint(settings.metrics_listen, registry) if settings.metrics_listen is not None else None
+    metrics = MetricsEndpoint(settings.metrics_listen, registry, log)
     return InferenceProcess(OwnerLock(settings.state), server, manager, generator, metrics, settings.drain_seconds, log)
 
 

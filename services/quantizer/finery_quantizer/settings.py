@@ -10,6 +10,9 @@ from pydantic_settings import SettingsConfigDict
 
 from finery_shared.settings import LISTEN, ServiceSettings
 
+_OF_THE_SERVICE = {"listen", "metrics_listen", "announce", "rpc"}
+"""Settings that no other process shares, or that travel by variables of their own."""
+
 
 class QuantizerSettings(ServiceSettings):
     """Settings of the service and of its workers, which inherit its environment."""
@@ -40,7 +43,7 @@ class QuantizerSettings(ServiceSettings):
     def environment(self) -> dict[str, str]:
         """Environment variables from which another process reads the same settings."""
         prefix = str(self.model_config["env_prefix"])
-        values = {name: getattr(self, name) for name in type(self).model_fields if name not in ("listen", "announce")}
+        values = {name: getattr(self, name) for name in type(self).model_fields if name not in _OF_THE_SERVICE}
         return {f"{prefix}{name.upper()}": _text(value) for name, value in values.items()}
 
 

@@ -34,6 +34,7 @@ class TrainerSettings(ServiceSettings):
     def worker_environment(self) -> dict[str, str]:
         """The variables by which a worker gets these settings, wherever the service has them from."""
         return {
+            **self.rpc.environment,
             "FINERY_HOME": str(self.home),
             "FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, self.allowed_roots)),
             "FINERY_TRAINER_MIN_EVAL_ROWS": str(self.min_eval_rows),

@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
+from prometheus_client import CollectorRegistry
 
 from finery.jobs.v1.jobs_pb2 import JobEvent, JobHeartbeat, JobState
 from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutcome
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import Executor, Task, attempt_name
 from finery_shared.jobs.kind import JobKind
+from finery_shared.jobs.metrics import JobCounters
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.patience import AttemptWatch, EngineSettings
 from finery_shared.jobs.publication import discard_staging, has_state, publish_all, staging_directory
@@ -38,6 +40,7 @@ class JobEngine:
         endpoint: Path,
         settings: EngineSettings | None = None,
         *,
+        counters: JobCounters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -46,6 +49,7 @@ class JobEngine:
         self._endpoint = endpoint
         self._settings = settings or EngineSettings()
         self._clock = clock
+        self._counters = counters or JobCounters(CollectorRegistry())
         self._lock = OwnerLock(state)
         self._attempts: dict[str, AttemptWatch] = {}
         self._troubles: dict[str, str] = {}
@@ -184,6 +188,7 @@ class JobEngine:
             return
         await asyncio.to_thread(self._store.set_handle, record.name, handle)
         self._attempts[record.name] = AttemptWatch(self._clock)
+        self._counters.attempt_began()
         self._log.info("attempt began", job=record.name, attempt=attempt, handle=handle)
         self._notify()
 
@@ -287,6 +292,7 @@ class JobEngine:
             return
         attempt = record.status.attempt
         how = await self._end(record)
+        self._counters.attempt_lost()
         self._attempts.pop(record.name, None)
         crashes = await asyncio.to_thread(self._store.crashes_with, record)
         if cancelled or crashes < self._settings.max_attempts:
@@ -339,7 +345,10 @@ class JobEngine:
         # First the staging directory, then the final state: who sees the end sees no leftovers. A crash in between is
         # harmless, since publishing again finds the artifacts in their place.
         await asyncio.to_thread(discard_staging, record.work_dir, record.name)
-        await asyncio.to_thread(self._store.finish, record.name, state, error=error, output=output, metrics=metrics)
+        ended = await asyncio.to_thread(
+            self._store.finish, record.name, state, error=error, output=output, metrics=metrics
+        )
+        self._counters.job_ended(ended.status, state)
         self._log.info(
             "job ended", job=record.name, state=JobState.Name(state), error=error.message if error is not None else None
         )

@@ -17,7 +17,8 @@ from finery.jobs.v1.worker_pb2_grpc import WorkerServiceStub
 from finery_shared.errors import Reason
 from finery_shared.home import announced
 from finery_shared.jobs.executor import Task
-from finery_shared.rpc.channel import open_sync_channel
+from finery_shared.rpc.channel import OPEN, open_sync_channel
+from finery_shared.rpc.security import RpcSecurity
 from finery_shared.rpc.status import from_rpc_error
 
 FENCED_STATUS = 3
@@ -80,8 +81,17 @@ class Reporter:
     a service that is away when all shall be stored.
     """
 
-    def __init__(self, task: Task, *, interval: float = 1.0, patience: float = 600.0, pause: float = 5.0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        security: RpcSecurity = OPEN,
+        *,
+        interval: float = 1.0,
+        patience: float = 600.0,
+        pause: float = 5.0,
+    ) -> None:
         self._task = task
+        self._security = security
         self._interval = interval
         self._patience = patience
         self._pause = pause
@@ -188,7 +198,7 @@ class Reporter:
             service = announced(Path(self._task.endpoint))
             if service is None:
                 return None
-            self._channel = open_sync_channel(service.address)
+            self._channel = open_sync_channel(service.address, self._security)
         response: ReportResponse = WorkerServiceStub(self._channel).Report(request, timeout=10)
         return response
 

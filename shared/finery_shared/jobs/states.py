@@ -13,6 +13,7 @@ FAILED = JobState.JOB_STATE_FAILED
 
 FINAL = frozenset({CANCELLED, SUCCEEDED, FAILED})
 ACTIVE = frozenset({RUNNING, CANCELLING})
+ALL = (QUEUED, RUNNING, CANCELLING, CANCELLED, SUCCEEDED, FAILED)
 
 FOLLOWS: dict[JobState.ValueType, frozenset[JobState.ValueType]] = {
     # A queued job whose attempt can't even be started fails. One that was begun before may have something to hand in.

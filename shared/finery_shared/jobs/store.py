@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 from sqlalchemy.exc import OperationalError
 
 from finery.jobs.v1.jobs_pb2 import JobEvent, JobMetrics, JobState, JobStatus
@@ -111,6 +111,12 @@ class JobStore:
         query = select(JOBS).where(JOBS.c.state.in_(states)).order_by(JOBS.c.ordinal)
         with self._transaction() as connection:
             return [to_record(row) for row in connection.execute(query).mappings()]
+
+    def count(self) -> dict[JobState.ValueType, int]:
+        """How many jobs are in each state; a state that none is in is left out."""
+        query = select(JOBS.c.state, func.count().label("number")).group_by(JOBS.c.state)
+        with self._transaction() as connection:
+            return {row.state: row.number for row in connection.execute(query)}
 
     def delete(self, name: str) -> None:
         """Forget a job that has ended, with its events. Raises JOB_NOT_FOUND or JOB_NOT_FINISHED."""

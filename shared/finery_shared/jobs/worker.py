@@ -24,6 +24,7 @@ from finery_shared.jobs.progress import ProgressMeter
 from finery_shared.jobs.publication import STATE
 from finery_shared.jobs.ranks import RankPlace, die_with_parent, own_place, rank_lost
 from finery_shared.jobs.reporter import Reporter, Reports, Silence
+from finery_shared.rpc.security import RpcSecurity
 
 OUTCOME_FILE = "outcome.pb"
 
@@ -132,7 +133,7 @@ def run_worker(main: Callable[[WorkerContext], Outcome], hand_in: Callable[[Work
         die_with_parent()
         if place.rank > 0:
             return _assist(main, WorkerContext(task, Silence(), place), place)
-    reporter = Reporter(task)
+    reporter = Reporter(task, RpcSecurity.from_env(os.environ))
     signal.signal(signal.SIGTERM, lambda *_: reporter.cancel_requested.set())
     reporter.start()
     context = WorkerContext(task, reporter, place)

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 from finery_shared.errors import FineryError, Reason
+from finery_shared.log import Logger
 
 
 class MetricsEndpoint:
-    """Answers every GET on HOST:PORT with a registry's figures. Collectors are called in threads of the endpoint."""
+    """Answers every GET on HOST:PORT with a registry's figures; without ``listen`` it does nothing.
 
-    def __init__(self, listen: str, registry: CollectorRegistry) -> None:
-        host, _, port = listen.rpartition(":")
-        self._host = host
-        self._port = int(port)
+    Collectors are called in threads of the endpoint.
+    """
+
+    def __init__(self, listen: str | None, registry: CollectorRegistry, log: Logger) -> None:
+        self._listen = listen
         self._registry = registry
+        self._log = log
         self._running: tuple[WSGIServer, threading.Thread] | None = None
 
-    def start(self, setting: str) -> str:
+    def start(self, setting: str) -> str | None:
         """Begin to serve; returns "host:port" with the real port.
 
         Raises PORT_IN_USE, naming the setting that chooses another address.
         """
+        if self._listen is None:
+            return None
+        host, _, port = self._listen.rpartition(":")
         try:
-            self._running = start_http_server(self._port, self._host.strip("[]"), self._registry)
+            self._running = start_http_server(int(port), host.strip("[]"), self._registry)
         except OSError as error:
-            where = f"{self._host}:{self._port}"
-            message = f"{where} can't be bound: it is in use, or not an address of this machine. Set {setting}."
+            message = f"{self._listen} can't be bound: it is in use, or not an address of this machine. Set {setting}."
             raise FineryError(Reason.PORT_IN_USE, message, detail=str(error)) from error
-        return f"{self._host}:{self._running[0].server_port}"
+        address = f"{host}:{self._running[0].server_port}"
+        self._log.info("showing metrics", address=address)
+        return address
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End serving; harmless when it never began."""
         if self._running is not None:
-            server, thread = self._running
-            server.shutdown()
-            server.server_close()
-            thread.join()
+            # Not in the event loop, which the endpoint's threads may be asking.
+            await asyncio.to_thread(_stop, *self._running)
             self._running = None
+
+
+def _stop(server: WSGIServer, thread: threading.Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -13,9 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
+from finery_shared.rpc.channel import OPEN
 from finery_shared.rpc.interceptor import CallInterceptor
 from finery_shared.rpc.metrics import CallMetrics
 from finery_shared.rpc.options import SERVER_OPTIONS
+from finery_shared.rpc.security import RpcSecurity
+from finery_shared.rpc.token import TokenGuard
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,26 @@ class Servicer:
 class RpcServer:
     """A ``grpc.aio`` server with health by service name, reflection, request ids, error mapping, figures and drain.
 
-    ``registry`` takes the figures of its calls.
+    ``registry`` takes the figures of its calls. ``security`` says who may call: health is told to everybody.
     """
 
     def __init__(
-        self, listen: str, servicers: Sequence[Servicer], log: Logger, registry: CollectorRegistry | None = None
+        self,
+        listen: str,
+        servicers: Sequence[Servicer],
+        log: Logger,
+        registry: CollectorRegistry | None = None,
+        security: RpcSecurity = OPEN,
     ) -> None:
         self._listen = listen
         self._servicers = servicers
-        interceptor = CallInterceptor(log, CallMetrics(registry or CollectorRegistry()))
-        self._server = grpc.aio.server(interceptors=[interceptor], options=SERVER_OPTIONS)
+        self._credentials = security.server_credentials()
+        interceptors: list[grpc.aio.ServerInterceptor] = [
+            CallInterceptor(log, CallMetrics(registry or CollectorRegistry()))
+        ]
+        if security.token:
+            interceptors.append(TokenGuard(security.token))
+        self._server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         for servicer in servicers:
             servicer.add(servicer.implementation, self._server)
@@ -56,7 +69,7 @@ class RpcServer:
         """
         host = self._listen.rpartition(":")[0]
         try:
-            port = self._server.add_insecure_port(self._listen)
+            port = self._add_port()
         except RuntimeError as error:
             message = f"{self._listen} can't be bound: it is in use, or not an address of this machine. Set {setting}."
             raise FineryError(Reason.PORT_IN_USE, message, detail=str(error)) from error
@@ -65,6 +78,11 @@ class RpcServer:
             await self.set_serving(servicer.name, servicer.serving)
         await self.set_serving("", True)
         return f"{host}:{port}"
+
+    def _add_port(self) -> int:
+        if self._credentials is None:
+            return self._server.add_insecure_port(self._listen)
+        return self._server.add_secure_port(self._listen, self._credentials)
 
     async def set_serving(self, service: str, serving: bool) -> None:
         """Tell the health of one service by its full name; "" is the process."""

@@ -31,6 +31,7 @@ from finery_shared.errors import FineryError
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.log import logger
+from finery_shared.metrics import MetricsEndpoint
 from finery_shared.models import ModelHub
 from finery_shared.rpc import RpcServer, Servicer, from_rpc_error, open_channel
 from tests.fakes.toy_model import CHATML, write_model
@@ -92,7 +93,9 @@ class Harness:
         server = RpcServer(settings.listen, servicers, log, self.registry)
         lock = OwnerLock(settings.state)
         drain = settings.drain_seconds
-        self.process = InferenceProcess(lock, server, manager, self.generator, None, drain, log)
+        self.process = InferenceProcess(
+            lock, server, manager, self.generator, MetricsEndpoint(None, self.registry, log), drain, log
+        )
         self.channel: grpc.aio.Channel
         self.deployments: Any
         self.inference: Any

@@ -10,6 +10,7 @@ from finery.inference.v1 import deployments_pb2 as d
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.engines.fake import FakePace
 from finery_shared.errors import FineryError, Reason
+from finery_shared.log import logger
 from finery_shared.metrics import MetricsEndpoint
 from tests.fakes.samples import Samples, parse, value
 from tests.unit.inference.harness import Harness, eventually, refusal
@@ -19,7 +20,7 @@ GENERATE = "/finery.inference.v1.InferenceService/Generate"
 
 async def scrape(harness: Harness) -> Samples:
     """What an endpoint over the harness's registry shows."""
-    endpoint = MetricsEndpoint("127.0.0.1:0", harness.registry)
+    endpoint = MetricsEndpoint("127.0.0.1:0", harness.registry, logger("test"))
     address = endpoint.start("FINERY_INFERENCE_METRICS_LISTEN")
 
     def get() -> str:
@@ -29,7 +30,7 @@ async def scrape(harness: Harness) -> Samples:
     try:
         return parse(await asyncio.to_thread(get))
     finally:
-        await asyncio.to_thread(endpoint.stop)
+        await endpoint.stop()
 
 
 async def test_engines_and_calls(tmp_path: Path, model_dir: Path) -> None:
@@ -85,9 +86,9 @@ async def test_a_deployment_without_an_engine_has_a_state_alone(tmp_path: Path, 
 
 
 async def test_a_busy_port_is_refused_with_the_setting(harness: Harness) -> None:
-    first = MetricsEndpoint("127.0.0.1:0", harness.registry)
-    second = MetricsEndpoint(first.start("X"), harness.registry)
+    first = MetricsEndpoint("127.0.0.1:0", harness.registry, logger("test"))
+    second = MetricsEndpoint(first.start("X"), harness.registry, logger("test"))
     with pytest.raises(FineryError, match="Set FINERY_INFERENCE_METRICS_LISTEN") as caught:
         second.start("FINERY_INFERENCE_METRICS_LISTEN")
     assert caught.value.reason is Reason.PORT_IN_USE
-    await asyncio.to_thread(first.stop)
+    await first.stop()

@@ -25,11 +25,29 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:1", "192.168.0.7:1", "example.org:1"])
 def test_strangers_are_served_on_purpose_only(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
     monkeypatch.setenv("FINERY_X_LISTEN", listen)
-    with pytest.raises(FineryError, match=f"FINERY_X_LISTEN={re.escape(listen)}.*Set FINERY_X_ALLOW_OPEN=1") as caught:
+    with pytest.raises(
+        FineryError, match=f"FINERY_X_LISTEN={re.escape(listen)}.*Set FINERY_RPC_TOKEN_FILE, .*or FINERY_X_ALLOW_OPEN=1"
+    ) as caught:
         Settings.load()
     assert caught.value.reason is Reason.INVALID_ARGUMENT
     monkeypatch.setenv("FINERY_X_ALLOW_OPEN", "1")
     assert Settings.load().listen == listen
+
+
+def test_a_token_lets_strangers_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINERY_X_LISTEN", "0.0.0.0:50051")
+    monkeypatch.setenv("FINERY_RPC_TOKEN", "a-token-of-the-tests")
+    assert Settings.load().guarded
+    assert "a-token" not in repr(Settings.load())
+
+
+def test_metrics_are_told_to_strangers_on_purpose_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINERY_X_METRICS_LISTEN", "0.0.0.0:9100")
+    monkeypatch.setenv("FINERY_RPC_TOKEN", "a-token-of-the-tests")
+    with pytest.raises(FineryError, match=r"FINERY_X_METRICS_LISTEN=0.0.0.0:9100.*Set FINERY_X_ALLOW_OPEN=1"):
+        Settings.load()
+    monkeypatch.setenv("FINERY_X_ALLOW_OPEN", "1")
+    assert Settings.load().metrics_listen == "0.0.0.0:9100"
 
 
 @pytest.mark.parametrize("listen", ["localhost:1", "127.0.0.2:1", "[::1]:1"])
