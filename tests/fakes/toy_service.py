@@ -6,19 +6,22 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from finery.artifacts.v1.artifacts_pb2 import Artifact
 from finery.trainer.v1 import trainer_pb2 as pb
 from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 from finery_shared.home import announce
 from finery_shared.jobs.engine import JobEngine
 from finery_shared.jobs.executor import Executor, LocalExecutor
+from finery_shared.jobs.metrics import JobCollector, JobCounters
 from finery_shared.jobs.patience import EngineSettings
 from finery_shared.jobs.publication import Published
 from finery_shared.jobs.schema import open_sqlite
 from finery_shared.jobs.servicer import worker_servicer
 from finery_shared.jobs.store import JobStore
 from finery_shared.log import logger
-from finery_shared.rpc import RpcServer, Servicer
+from finery_shared.rpc import RpcSecurity, RpcServer, Servicer
 from finery_shared.rpc.process import run_process
 
 ROOT = Path(__file__).parents[2]
@@ -61,8 +64,9 @@ class ToyJobs(TrainerServiceServicer):
 
 
 class ToyExecutor(LocalExecutor):
-    def __init__(self, state: Path) -> None:
-        super().__init__("tests.fakes.toy_worker", state, environment={"PYTHONPATH": str(ROOT)})
+    def __init__(self, state: Path, environment: Mapping[str, str] | None = None) -> None:
+        variables = {"PYTHONPATH": str(ROOT), **(environment or {})}
+        super().__init__("tests.fakes.toy_worker", state, environment=variables)
 
 
 class ToyService:
@@ -73,13 +77,20 @@ class ToyService:
         *,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        security: RpcSecurity | None = None,
     ) -> None:
+        self.registry = CollectorRegistry()
+        security = security or RpcSecurity()
         self.store = JobStore(open_sqlite(state / "jobs.db"), "toys")
-        executor = executor or ToyExecutor(state)
+        executor = executor or ToyExecutor(state, security.environment)
         self.endpoint = state / "endpoint.json"
-        self.engine = JobEngine(self.store, executor, ToyKind(), state, self.endpoint, settings, clock=clock)
+        self.registry.register(JobCollector(self.store))
+        counters = JobCounters(self.registry)
+        self.engine = JobEngine(
+            self.store, executor, ToyKind(), state, self.endpoint, settings, clock=clock, counters=counters
+        )
         servicers = [worker_servicer(self.engine), ToyJobs(self.engine, self.store).entry()]
-        self.server = RpcServer("127.0.0.1:0", servicers, logger("toy"))
+        self.server = RpcServer("127.0.0.1:0", servicers, logger("toy"), self.registry, security)
 
     async def start(self) -> str:
         address = await self.server.start()
