@@ -5,6 +5,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
 from finery.inference.v1 import inference_pb2 as pb
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import logger
-from finery_shared.rpc import RpcServer, Servicer
+from finery_shared.rpc import RpcSecurity, RpcServer, Servicer
 from finery_shared.rpc.process import run_process
 
 
@@ -41,7 +42,13 @@ class Script:
 class FakeInference:
     """One inference process: its deployments, what it was asked, and what became of it."""
 
-    def __init__(self, models: Sequence[str] = ("toy",), listen: str = "127.0.0.1:0", heartbeat: float = 0.2) -> None:
+    def __init__(
+        self,
+        models: Sequence[str] = ("toy",),
+        listen: str = "127.0.0.1:0",
+        heartbeat: float = 0.2,
+        security: RpcSecurity | None = None,
+    ) -> None:
         self.script: Callable[[pb.GenerateRequest], Script] = lambda request: Script()
         self.requests: list[pb.GenerateRequest] = []
         self.tokenized: list[pb.TokenizeRequest] = []
@@ -61,7 +68,7 @@ class FakeInference:
         self._revision = 1
         self._changed = asyncio.Event()
         self._heartbeat = heartbeat
-        self._server = RpcServer(listen, self._servicers(), logger("fake"))
+        self._server = RpcServer(listen, self._servicers(), logger("fake"), security=security or RpcSecurity())
 
     def _servicers(self) -> list[Servicer]:
         return [
@@ -213,7 +220,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def build() -> FakeInference:
-        fake = FakeInference([options.model], options.listen)
+        fake = FakeInference([options.model], options.listen, security=RpcSecurity.from_env(os.environ))
         script = Script(pieces=[f"piece{i} " for i in range(options.pieces)], delay=options.delay)
         failing = Script(failure=FineryError(options.reason, "Not now."))
         fake.script = lambda request: failing if len(fake.requests) <= options.failures else script

@@ -44,8 +44,8 @@ class Processes:
         self._all.append(popen)
         return Process(popen, log, announcement)
 
-    def inference(self, *arguments: str) -> "Process":
-        return self.spawn("tests.fakes.inference_service", *arguments)
+    def inference(self, *arguments: str, **environment: str) -> "Process":
+        return self.spawn("tests.fakes.inference_service", *arguments, **environment)
 
     def gateway(self, *backends: "Process", **environment: str) -> "Process":
         addresses = ",".join(b.address() for b in backends)
