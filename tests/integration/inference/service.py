@@ -18,7 +18,7 @@ from finery.inference.v1 import deployments_pb2 as d
 from finery.inference.v1 import deployments_pb2_grpc, inference_pb2_grpc
 from finery.inference.v1 import inference_pb2 as i
 from finery_shared.home import announced
-from finery_shared.rpc import from_rpc_error, open_channel
+from finery_shared.rpc import RpcSecurity, from_rpc_error, open_channel
 
 
 class Service:
@@ -131,8 +131,8 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connect(service: Service) -> Any:
-    channel = open_channel(await asyncio.to_thread(service.address))
+async def connect(service: Service, security: RpcSecurity | None = None) -> Any:
+    channel = open_channel(await asyncio.to_thread(service.address), security or RpcSecurity())
     yield Client(channel)
     await channel.close()
 
