@@ -41,9 +41,17 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> FineryError:
     code, details = error.code(), error.details() or ""
     reason = _BY_CODE.get(code, Reason.INTERNAL)
     if reason is Reason.SERVICE_UNAVAILABLE:
-        message = f"{target} can't be reached. Start it, or check its address."
+        message = f"{target} {_unreachable(details)}"
     elif reason is Reason.DEADLINE_EXCEEDED:
         message = f"{target} did not answer in time. Try again, or check its log."
     else:
         message = f"{target} failed: {details or code.name}"
     return FineryError(reason, message, detail=f"{code.name}: {details}")
+
+
+def _unreachable(details: str) -> str:
+    if "handshake failed" in details.lower():
+        return "and this process don't agree on certificates. Check FINERY_RPC_TLS_* of both."
+    if "failed to connect" in details and "Socket closed" in details:
+        return "closes connections at once. It may ask for a certificate: check FINERY_RPC_TLS_* of both."
+    return "can't be reached. Start it, or check its address."
