@@ -43,6 +43,8 @@ class RequestMetrics:
             registry=registry,
         )
         self._models = _ModelMetrics(registry)
+        # Looking a series up by its labels costs more than counting.
+        self._bound: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._series: dict[str, _ModelSeries] = {}
 
     def began(self) -> None:
@@ -53,8 +55,13 @@ class RequestMetrics:
         """Count it out, with all that its record has learnt. ``endpoint`` is its route's path."""
         self._in_flight.dec()
         model = record.model if self._knows(record.model) else ""
-        self._requests.labels(model, endpoint, str(record.status)).inc()
-        self._duration.labels(model, endpoint).observe(record.elapsed())
+        key = (model, endpoint, record.status)
+        bound = self._bound.get(key)
+        if bound is None:
+            requests = self._requests.labels(model, endpoint, str(record.status))
+            bound = self._bound[key] = (requests, self._duration.labels(model, endpoint))
+        bound[0].inc()
+        bound[1].observe(record.elapsed())
         if not model:
             return
         series = self._series.get(model)

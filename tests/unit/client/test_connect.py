@@ -22,6 +22,19 @@ def test_the_environment_comes_first(machine: Make, home: Home):
     assert endpoint.target == "The trainer at 10.0.0.1:50051"
 
 
+def test_callers_show_what_the_environment_says(machine: Make, home: Home):
+    settings = {"FINERY_RPC_TOKEN": "a-token-of-the-tests"}
+    announce(home.announcement("quantizer"), "quantizer", "127.0.0.1:2")
+    with Connection(machine(settings | {"FINERY_TRAINER": "10.0.0.1:50051"})) as services:
+        named, found = services.endpoint("trainer"), services.endpoint("quantizer")
+        private = services.endpoint("inference")
+        [pid, *_] = services.pids()
+        begun = Path(f"/proc/{pid}/environ").read_bytes()
+    assert {one.security.token for one in (named, found, private)} == {"a-token-of-the-tests"}
+    assert b"FINERY_RPC_TOKEN=a-token-of-the-tests" in begun.split(b"\0")
+    assert "a-token-of-the-tests" not in repr(private)
+
+
 def test_then_what_was_announced_if_it_lives(machine: Make, home: Home):
     announce(home.announcement("trainer"), "trainer", "127.0.0.1:1")
     with Connection(machine()) as services:
