@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from finery.inference.v1 import deployments_pb2 as d
 from finery.inference.v1 import inference_pb2 as i
 from finery.inference.v1 import inference_pb2_grpc
 from finery_shared.rpc import RpcSecurity, open_channel
-from tests.fakes.samples import parse, value
+from tests.fakes.samples import Samples, parse, value
 from tests.integration.inference.service import Service, Services, connect, reason_of
 from tests.unit.inference.harness import write_model
 
@@ -70,6 +71,16 @@ def logged(service: Service) -> list[dict[str, object]]:
     return [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{")]
 
 
+async def scrape(service: Service) -> Samples:
+    [address] = [line["address"] for line in logged(service) if line["event"] == "showing metrics"]
+
+    def get() -> str:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    return parse(await asyncio.to_thread(get))
+
+
 async def test_metrics_and_token(services: Services) -> None:
     settings = {"FINERY_INFERENCE_METRICS_LISTEN": "127.0.0.1:0", "FINERY_RPC_TOKEN": TOKEN}
     service = services.start(**settings)
@@ -81,16 +92,32 @@ async def test_metrics_and_token(services: Services) -> None:
         await client.create(services.home / "toy-chat")
         await client.until(d.DEPLOYMENT_STATE_READY)
         await client.answer("hi", max_tokens=7, ignore_eos=True)
-    [address] = [line["address"] for line in logged(service) if line["event"] == "showing metrics"]
-
-    def get() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            return str(answer.read().decode())
-
-    samples = parse(await asyncio.to_thread(get))
+    samples = await scrape(service)
     assert value(samples, "finery_inference_generated_tokens_total", model="m") == 7
     create = "/finery.inference.v1.DeploymentService/CreateDeployment"
     assert value(samples, "finery_rpc_calls_total", method=create, code="UNAUTHENTICATED") == 1
     assert TOKEN not in service.log.read_text()
     service.popen.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.popen.wait, 15) == 0
+
+
+@pytest.mark.timeout(400)
+async def test_figures_of_a_real_engine(services: Services, smollm2: Path) -> None:
+    settings = {"METRICS_LISTEN": "127.0.0.1:0", "ALLOWED_ROOTS": str(smollm2.resolve()), "CPU_KV_CACHE_MIB": "256"}
+    service = services.start("vllm", **{f"FINERY_INFERENCE_{name}": value for name, value in settings.items()})
+    async with connect(service) as client:
+        await client.create(smollm2, max_model_len=1024)
+        ready = await client.until(d.DEPLOYMENT_STATE_READY)
+        call = client.generate("Tell me a long story.", max_tokens=900, ignore_eos=True)
+        assert await client.settled(ready.name, lambda running: running == 1)
+        await anext(aiter(call))
+        samples = await scrape(service)
+        assert value(samples, "finery_inference_deployments", state="ready") == 1
+        assert value(samples, "finery_inference_requests_running", model="m") == 1
+        usage = value(samples, "finery_inference_kv_cache_usage_ratio", model="m")
+        assert usage is not None and 0 < usage < 1
+        generated = value(samples, "finery_inference_generated_tokens_total", model="m")
+        assert generated is not None and generated >= 1
+        call.cancel()
+    service.popen.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(service.popen.wait, 30) == 0
