@@ -21,7 +21,6 @@ from finery_gateway.openai.completions import completion_routes
 from finery_gateway.openai.errors import ApiError, from_finery, from_http
 from finery_gateway.openai.models import model_routes
 from finery_gateway.openai.tokenize import tokenize_routes
-from finery_gateway.paths import METRICS, OPEN_PATHS
 from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestLog, record_of
 from finery_gateway.routing.router import Router
 from finery_shared.errors import FineryError
@@ -55,8 +54,7 @@ def create_app(
         # Before the keys: a browser asks whether it may send one without sending it.
         guards.append(_cors(access.cors_origins))
     if access.keys is not None:
-        open_paths = OPEN_PATHS - {METRICS} if access.metrics_guarded else OPEN_PATHS
-        guards.append(Middleware(ApiKeyGuard, keys=access.keys, open_paths=open_paths))
+        guards.append(Middleware(ApiKeyGuard, keys=access.keys, metrics_guarded=access.metrics_guarded))
     # The same FastAPI, whose documentation page loads nothing from other hosts.
     app = FastAPIOffline(
         title="Finery",

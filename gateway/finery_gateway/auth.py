@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from finery_gateway.openai.errors import ApiError
-from finery_gateway.paths import OPEN_PATHS
+from finery_gateway.paths import METRICS, tells_of_process
 
 
 class Keys(Protocol):
@@ -34,19 +34,22 @@ class KeyRing:
 
 
 class ApiKeyGuard:
-    """ASGI middleware: 401 without a good bearer token on all paths but ``open_paths``."""
+    """ASGI middleware: 401 without a good bearer token on all paths but those that tell of the process."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, open_paths: Collection[str] = OPEN_PATHS) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, metrics_guarded: bool = False) -> None:
         self._app = app
         self._keys = keys
-        self._open_paths = open_paths
+        self._metrics_guarded = metrics_guarded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] == "http" and scope["path"] not in self._open_paths and (error := self._refusal(scope)):
+        if scope["type"] == "http" and self._guards(scope["path"]) and (error := self._refusal(scope)):
             await error.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _guards(self, path: str) -> bool:
+        return not tells_of_process(path) or (self._metrics_guarded and path == METRICS)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")

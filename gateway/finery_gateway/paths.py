@@ -3,5 +3,10 @@
 from __future__ import annotations
 
 METRICS = "/metrics"
-OPEN_PATHS = frozenset({"/health", "/ready", METRICS, "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
-"""What anybody may ask for, and what is not counted as a request."""
+_EXACT = frozenset({"/health", "/ready", METRICS, "/docs", "/docs/oauth2-redirect", "/openapi.json"})
+_OF_THE_DOCUMENTATION = "/static-offline-docs/"
+
+
+def tells_of_process(path: str) -> bool:
+    """Whether anybody may ask for it, and it is not counted as a request."""
+    return path in _EXACT or path.startswith(_OF_THE_DOCUMENTATION)

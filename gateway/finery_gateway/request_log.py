@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finery.inference.v1.inference_pb2 import Usage
 from finery_gateway.openai.errors import shutting_down, unexpected
-from finery_gateway.paths import OPEN_PATHS
+from finery_gateway.paths import tells_of_process
 from finery_shared.log import Logger
 
 CLIENT_CLOSED_REQUEST = 499
@@ -131,7 +131,7 @@ class RequestLog:
         record = scope[_KEY] = RequestRecord(_request_id(scope))
         scope[BODY_SEND] = send
         header = (_HEADER, record.request_id.encode())
-        counted = scope["path"] not in OPEN_PATHS
+        counted = not tells_of_process(scope["path"])
         if counted:
             self._observer.began()
 

@@ -49,6 +49,12 @@ async def test_health_needs_no_key(guarded: httpx.AsyncClient) -> None:
     assert (await guarded.get("/ready")).status_code == 200
 
 
+async def test_the_documentation_needs_no_key(guarded: httpx.AsyncClient) -> None:
+    for path in ("/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"):
+        assert (await guarded.get(path)).status_code == 200
+    assert (await guarded.get("/static-offline-docs/../v1/models")).status_code == 401
+
+
 async def test_pages_of_other_origins_are_let_in_by_name_alone(start_gateway: Start, fake: FakeInference) -> None:
     url = await start_gateway(fake, api_keys=("first",), cors_origins=("https://app.example.org",))
     asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
