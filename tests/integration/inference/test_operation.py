@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import urllib.request
-from pathlib import Path
 
 import grpc
 import pytest
@@ -99,25 +98,3 @@ async def test_metrics_and_token(services: Services) -> None:
     assert TOKEN not in service.log.read_text()
     service.popen.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(service.popen.wait, 15) == 0
-
-
-@pytest.mark.timeout(400)
-async def test_figures_of_a_real_engine(services: Services, smollm2: Path) -> None:
-    settings = {"METRICS_LISTEN": "127.0.0.1:0", "ALLOWED_ROOTS": str(smollm2.resolve()), "CPU_KV_CACHE_MIB": "256"}
-    service = services.start("vllm", **{f"FINERY_INFERENCE_{name}": value for name, value in settings.items()})
-    async with connect(service) as client:
-        await client.create(smollm2, max_model_len=1024)
-        ready = await client.until(d.DEPLOYMENT_STATE_READY)
-        call = client.generate("Tell me a long story.", max_tokens=900, ignore_eos=True)
-        assert await client.settled(ready.name, lambda running: running == 1)
-        await anext(aiter(call))
-        samples = await scrape(service)
-        assert value(samples, "finery_inference_deployments", state="ready") == 1
-        assert value(samples, "finery_inference_requests_running", model="m") == 1
-        usage = value(samples, "finery_inference_kv_cache_usage_ratio", model="m")
-        assert usage is not None and 0 < usage < 1
-        generated = value(samples, "finery_inference_generated_tokens_total", model="m")
-        assert generated is not None and generated >= 1
-        call.cancel()
-    service.popen.send_signal(signal.SIGTERM)
-    assert await asyncio.to_thread(service.popen.wait, 30) == 0
