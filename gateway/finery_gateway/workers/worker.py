@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -37,7 +38,9 @@ class Worker:
 
     async def _end_with_supervisor(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await reader.read()
+            # It raises when the supervisor was gone before it could be told that this one serves.
+            with contextlib.suppress(OSError):
+                await reader.read()
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             writer.close()

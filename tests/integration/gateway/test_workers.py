@@ -87,6 +87,15 @@ def test_workers_end_with_a_killed_supervisor(gateway: Process) -> None:
     assert psutil.wait_procs(workers, timeout=20)[1] == []
 
 
+def test_workers_end_with_a_supervisor_that_was_killed_before_they_served(processes: Processes) -> None:
+    gateway = processes.gateway(processes.inference(), FINERY_GATEWAY_WORKERS="2")
+    wait_until(lambda: len(gateway.children()) == 2)
+    workers = gateway.children()
+    gateway.kill()
+    gateway.exit_status()
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
 def test_a_port_that_other_workers_share_is_in_use(gateway: Process, processes: Processes) -> None:
     shared = {"FINERY_GATEWAY_WORKERS": "2", "FINERY_GATEWAY_LISTEN": gateway.address()}
     second = processes.gateway(processes.inference(), **shared)
