@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import openai
+import psutil
 
 from tests.e2e.conftest import BIN, MODEL, Stack, processes_of, wait_for
 
@@ -50,6 +51,10 @@ class Load:
             thread.join()
 
 
+def ready_deployments(stack: Stack) -> int:
+    return stack.finery("deployments", "list").stdout.upper().count("READY")
+
+
 def test_one_of_two_inference_processes_is_killed_under_load(stack: Stack) -> None:
     expected = ask(stack)
     with Load(stack, 4) as load:
@@ -61,12 +66,25 @@ def test_one_of_two_inference_processes_is_killed_under_load(stack: Stack) -> No
     assert all(seconds < SOON for seconds, _ in load.errors), load.errors
     assert all(isinstance(error, openai.APIStatusError | openai.APIConnectionError) for _, error in load.errors)
     wait_for("the process to be back", lambda: (stack.find("inference-1") or before).pid != before.pid, 60)
+    wait_for("its deployment to be loaded again", lambda: ready_deployments(stack) == 2, 180)
 
-    def loaded() -> bool:
-        listed = stack.finery("deployments", "list").stdout
-        return listed.upper().count("READY") == 2
 
-    wait_for("its deployment to be loaded again", loaded, 180)
+def test_the_engine_of_one_of_two_inference_processes_is_killed_under_load(stack: Stack) -> None:
+    expected = ask(stack)
+    inference = stack.find("inference-1")
+    assert inference is not None
+    engines = [child for child in psutil.Process(inference.pid).children() if child.name().startswith("VLLM")]
+    assert len(engines) == 1
+    with Load(stack, 4) as load:
+        wait_for("answers", lambda: len(load.answers) >= 8, 60)
+        engines[0].kill()
+        after_kill = len(load.answers)
+        wait_for("answers after the kill", lambda: len(load.answers) >= after_kill + 12, 60)
+    assert set(load.answers) == {expected}
+    assert all(seconds < SOON for seconds, _ in load.errors), load.errors
+    assert all(isinstance(error, openai.APIStatusError) for _, error in load.errors)
+    wait_for("its deployment to be loaded again", lambda: ready_deployments(stack) == 2, 180)
+    assert stack.find("inference-1") == inference
 
 
 def test_a_killed_gateway_is_noticed_and_comes_back(stack: Stack) -> None:
