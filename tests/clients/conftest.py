@@ -27,12 +27,14 @@ class Server:
     key: str
     guarded: bool
     """Whether another key is refused."""
+    calls_tools: bool
+    """Whether the model knows tools."""
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if url := os.environ.get("FINERY_CLIENTS_URL"):
-        yield Server(url, os.environ["FINERY_CLIENTS_MODEL"], KEY, guarded=False)
+        yield Server(url, os.environ["FINERY_CLIENTS_MODEL"], KEY, guarded=False, calls_tools=False)
         return
     command = [ROOT / ".venvs/core/bin/python", "-m", "tests.integration.serving.serving"]
     directory = tmp_path_factory.mktemp("serving")
@@ -47,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert process.stdin is not None and process.stdout is not None
     url = process.stdout.readline().strip()
     assert url, "the gateway did not start"
-    yield Server(f"{url}/v1", "toy", KEY, guarded=True)
+    yield Server(f"{url}/v1", "toy", KEY, guarded=True, calls_tools=True)
     process.stdin.close()
     assert process.wait(30) == 0
     process.stdout.close()

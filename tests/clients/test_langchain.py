@@ -5,10 +5,11 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_core.messages import AIMessage, BaseMessageChunk, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
 
 from tests.clients.conftest import Server
 
@@ -87,6 +88,36 @@ async def test_async_one_many_and_streamed(chat: ChatOpenAI) -> None:
         async for _ in chat.astream(QUESTION):
             break
     assert (await chat.ainvoke(QUESTION)).content == expected
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    inhabitants: int
+
+
+def test_structured_output(server: Server) -> None:
+    chat = make(server, max_tokens=200).with_structured_output(City, method="json_schema")
+    assert isinstance(chat.invoke("Tell of Paris."), City)
+
+
+def weather(city: str, days: int) -> str:
+    """Tell the weather of a city."""
+    raise NotImplementedError
+
+
+def test_tool_calls_whole_and_streamed(server: Server) -> None:
+    if not server.calls_tools:
+        pytest.skip("this model knows no tools")
+    chat = make(server, max_tokens=200).bind_tools([weather], tool_choice="weather")
+    answer = chat.invoke("What will the weather be in Rome?")
+    (call,) = answer.tool_calls
+    assert call["name"] == "weather"
+    assert {name: type(value) for name, value in call["args"].items()} == {"city": str, "days": int}
+    assert joined(list(chat.stream("What will the weather be in Rome?"))).tool_calls[0]["args"] == call["args"]
+    told = [HumanMessage("And?"), answer, ToolMessage("It rains.", tool_call_id=call["id"])]
+    assert make(server).bind_tools([weather]).invoke(told).content
 
 
 def test_unknown_model(server: Server) -> None:

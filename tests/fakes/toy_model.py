@@ -6,6 +6,9 @@ from typing import Any
 
 CHATML = "{% for m in messages %}<|im_start|>{{m.role}}\n{{m.content}}<|im_end|>\n{% endfor %}"
 
+TOOL_CHATML = CHATML + "{% if tools %}<tool_call>{{ tools | tojson }}arguments{% endif %}"
+"""The marks of a template whose model calls tools; the fake engine renders by itself."""
+
 
 def write_model(path: Path, chat_template: str = CHATML, **generation: Any) -> Path:
     """A directory that passes for a Llama chat model; the fake engine opens neither its weights nor its template."""

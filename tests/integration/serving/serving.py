@@ -11,7 +11,7 @@ import grpc
 
 from finery.inference.v1 import deployments_pb2 as d
 from finery.inference.v1.deployments_pb2_grpc import DeploymentServiceStub
-from tests.fakes.toy_model import write_model
+from tests.fakes.toy_model import TOOL_CHATML, write_model
 from tests.integration.gateway.processes import ROOT, Process, Processes, wait_until
 
 INFERENCE_PYTHON = ROOT / ".venvs" / "inference" / "bin" / "python"
@@ -32,7 +32,7 @@ class Replica:
         """Serve a model under a name; returns when it is READY."""
         path = self._models / name
         if not path.exists():
-            write_model(path)
+            write_model(path, TOOL_CHATML)
         spec = d.DeploymentSpec(model={"model_id_or_path": str(path)}, served_model_name=name)
         with grpc.insecure_channel(self.address) as channel:
             DeploymentServiceStub(channel).CreateDeployment(d.CreateDeploymentRequest(spec=spec), timeout=30)

@@ -34,9 +34,7 @@ from finery_shared.log import logger
 from finery_shared.metrics import MetricsEndpoint
 from finery_shared.models import ModelHub
 from finery_shared.rpc import RpcServer, Servicer, from_rpc_error, open_channel
-from tests.fakes.toy_model import CHATML, write_model
-
-TOOL_CHATML = CHATML + "{% if tools %}<tool_call>{{ tools | tojson }}arguments{% endif %}"
+from tests.fakes.toy_model import write_model
 
 
 def write_artifact(path: Path, kind: Kind = Kind.MODEL) -> Path:

@@ -10,7 +10,8 @@ import pytest
 from finery.inference.v1 import inference_pb2 as i
 from finery_inference.engines.fake import FakePace
 from finery_shared.errors import Reason
-from tests.unit.inference.harness import TOOL_CHATML, Harness, refusal, write_model
+from tests.fakes.toy_model import TOOL_CHATML, write_model
+from tests.unit.inference.harness import Harness, refusal
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [i.Tool(name="weather", description="Tells it.", parameters=json.dumps(SCHEMA)), i.Tool(name="now")]
