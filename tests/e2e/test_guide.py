@@ -50,7 +50,7 @@ def on_smollm2(text: str, quantized: Path, base_url: str) -> str:
         (r"float16", "bfloat16"),
         (r"(max_model_len[ =])(4096|8192)", r"\g<1>2048"),
         (r"http://localhost:8000/v1", base_url),
-        # Asked at random, a model of this size may go on until its context is full, and the next question finds no room.
+        # Else a model of this size may go on until its context is full, and the next question finds no room.
         (r"finery infer", "finery infer --temperature 0 --max_new_tokens 64"),
     ):
         text = re.sub(pattern, replacement, text)
