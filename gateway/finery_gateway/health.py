@@ -49,6 +49,6 @@ def health_routes(table: RoutingTable, readiness: Readiness, metrics: GatewayMet
     @routes.get("/metrics", response_model=None)
     async def show_metrics() -> Response:
         """Show the figures of this gateway to Prometheus."""
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

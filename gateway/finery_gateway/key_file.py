@@ -45,12 +45,13 @@ class KeyFile:
         self._ring = KeyRing((*self._given, *keys))
         self._log.info("API keys read", file=str(self._path), keys=len(keys))
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> tuple[int, int, int, int] | None:
         try:
             status = os.stat(self._path)
         except OSError:
             return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        # The change time tells of a new mode, too: what was refused for its mode may be good now.
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
@@ -60,5 +61,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
     for number, line in enumerate(lines, 1):
         if line.startswith("sha256:") and not _DIGEST.fullmatch(line):
             message = f"FINERY_GATEWAY_API_KEYS_FILE={path}, line {number}: expected 64 lower-case hex digits."
+            raise FineryError(Reason.INVALID_ARGUMENT, message)
+        if not line.startswith("#") and len(line.split()) > 1:
+            message = f"FINERY_GATEWAY_API_KEYS_FILE={path}, line {number}: a key has no spaces in it."
             raise FineryError(Reason.INVALID_ARGUMENT, message)
     return keys

@@ -97,12 +97,12 @@ class GatewayProcess:
     async def stop(self) -> None:
         """Turn readiness off; after the delay take nothing new, let running answers finish, then end them."""
         self._readiness.drain()
-        if self._refreshing is not None:
-            self._refreshing.cancel()
         if self._serving is not None:
             await asyncio.sleep(self._how.drain_delay_seconds)
             self._server.should_exit = True
             await self._serving
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         await self._router.stop()
         _UVICORN.removeHandler(self._handler)
 

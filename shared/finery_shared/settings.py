@@ -82,6 +82,13 @@ class ServiceSettings(BaseSettings):
             f"{prefix}ALLOW_OPEN=1 if that is meant."
         )
 
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _real_port(cls, value: str | None) -> str | None:
+        if value is not None and int(value.rpartition(":")[2]) > 65535:
+            raise ValueError(f"expected a port of at most 65535, got {value!r}")
+        return value
+
     @field_validator("allowed_roots", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

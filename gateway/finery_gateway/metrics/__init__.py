@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from prometheus_client import CollectorRegistry
 
 from finery_gateway.metrics.backends import BackendMetrics
@@ -18,7 +20,8 @@ class GatewayMetrics:
         self.requests = RequestMetrics(self._registry, table.knows)
         self.backends = BackendMetrics(self._registry, lambda: table.backends)
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """In Prometheus' text format; those of all processes that serve the port together, if there are several."""
         self.backends.refresh()
-        return exposition(self._registry)
+        # Many series, or many processes' files, take long enough to be felt in every stream.
+        return await asyncio.to_thread(exposition, self._registry)

@@ -63,7 +63,7 @@ class BackendMetrics:
 
     def _forget(self, address: str) -> None:
         for gauge in (self._connected, self._in_flight, self._silence):
-            if shares_figures():  # what stands in the shared files can't be removed
-                gauge.labels(address).set(0)
+            if shares_figures():  # what stands in the shared files can't be removed; NaN sets off no alert
+                gauge.labels(address).set(float("nan"))
             else:
                 gauge.remove(address)

@@ -57,7 +57,7 @@ def from_finery(error: FineryError, names: Mapping[str, str] | None = None) -> A
     field = error.metadata.get("field", "").removeprefix("sampling.")
     param = (names or {}).get(field, field) or None
     if error.reason is Reason.CONTEXT_LENGTH_EXCEEDED:
-        param = param or "messages"
+        param = param or (names or {}).get("prompt", "messages")
     return ApiError(kind.http_status, error.message, param, kind.openai_code or error.reason.lower(), kind.openai_type)
 
 

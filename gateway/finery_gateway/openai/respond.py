@@ -23,17 +23,18 @@ from finery_gateway.routing.generation import Answering, ClientGoneError
 
 @dataclass(frozen=True)
 class Form:
-    """How one kind of completion is written: its ids, its frames (given what they share, and whether they say usage),
-    and its body (given the answer, its head and the backend's fingerprint).
+    """How one kind of completion is asked for and written: its prompt's name, its ids, its frames (given what they
+    share, and whether they say usage), and its body (given the answer, its head and the backend's fingerprint).
     """
 
+    prompt: str
     prefix: str
     frames: Callable[[dict[str, object], bool], Frames]
     body: Callable[[Answer, Head, str | None], bytes]
 
 
-CHAT = Form("chatcmpl", ChatFrames, Answer.chat)
-TEXT = Form("cmpl", TextFrames, Answer.completion)
+CHAT = Form("messages", "chatcmpl", ChatFrames, Answer.chat)
+TEXT = Form("prompt", "cmpl", TextFrames, Answer.completion)
 
 
 async def respond(
@@ -41,7 +42,7 @@ async def respond(
 ) -> Response:
     """The response to `request`, as `wish` asks for it. Raises FineryError while nothing was sent."""
     record = record_of(request)
-    record.parameters = field_names(wish.structured_outputs)
+    record.parameters = {"prompt": form.prompt, **field_names(wish.structured_outputs)}
     head, usage = Head(f"{form.prefix}-{uuid.uuid4().hex}", int(time.time()), wish.model), wish.include_usage
     if wish.stream:
 

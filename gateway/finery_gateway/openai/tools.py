@@ -99,6 +99,8 @@ class ToolCall(Strict):
     id: Annotated[str, Field(min_length=1)]
     type: Literal["function"]
     function: CalledFunction
+    index: Annotated[int, Field(ge=0)] | None = None
+    """What a client that put the call together from a stream may leave there; it says nothing."""
 
 
 def check_choice(tools: Sequence[ToolDefinition], choice: str | NamedToolChoice | None) -> None:

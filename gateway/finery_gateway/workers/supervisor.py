@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -82,7 +83,9 @@ class GatewayWorkers:
         for listener in self._listeners:
             listener.close()
         for process in self._processes.values():
-            process.terminate()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
         ends = [asyncio.create_task(process.wait()) for process in self._processes.values()]
         if ends:
             # A worker ends what is left by itself; one that can't is ended.
@@ -99,8 +102,18 @@ class GatewayWorkers:
         while True:
             started = time.monotonic()
             ours, theirs = socket.socketpair()
-            with theirs:
-                process = await _spawn(self._command, listener, theirs, self._figures.name)
+            try:
+                with theirs:
+                    process = await _spawn(self._command, listener, theirs, self._figures.name)
+            except OSError as error:
+                ours.close()
+                if not ready.is_set():
+                    raise FineryError(Reason.INTERNAL, f"A gateway worker can't be started: {error}.") from error
+                # No memory, processes or descriptors are left for one; there may be later.
+                self._log.error("worker can't be started, trying again", worker=number, error=str(error))
+                delay = min(delay * 2, self._times.longest)
+                await asyncio.sleep(delay)
+                continue
             self._processes[number] = process
             reader, writer = await asyncio.open_connection(sock=ours)
             try:

@@ -101,7 +101,7 @@ async def test_health_and_metrics_are_no_requests(http: httpx.AsyncClient) -> No
 
 
 async def test_backends(start_gateway: Start, fake: FakeInference) -> None:
-    fake.script = lambda request: Script(pieces=["a"] * 100, delay=0.05)
+    fake.script = lambda request: Script(pieces=["a"] * 1000, delay=0.05)
     gone = FakeInference(["toy"])
     await gone.start()
     url = await start_gateway(fake, gone)
@@ -117,8 +117,9 @@ async def test_backends(start_gateway: Start, fake: FakeInference) -> None:
         assert silence is not None and 0 <= silence < 5
         answer = await stack.enter_async_context(http.stream("POST", CHAT, json=BODY | {"stream": True}))
         await anext(answer.aiter_bytes())
-        samples = await read(http)
-        assert value(samples, "finery_gateway_backend_in_flight", backend=fake.address) == 1
+        async with asyncio.timeout(10):
+            while value(samples := await read(http), "finery_gateway_backend_in_flight", backend=fake.address) != 1:
+                await asyncio.sleep(0.02)
         assert value(samples, "finery_gateway_requests_in_flight") == 1
 
 
