@@ -45,6 +45,20 @@ async def test_a_file_that_goes_bad_leaves_the_keys(start_gateway: Start, fake: 
         assert [await status(http, k) for k in ("old", "new")] == [401, 200]
 
 
+async def test_a_file_is_read_once_its_mode_is_mended(
+    start_gateway: Start, fake: FakeInference, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "keys", "old")
+    async with httpx.AsyncClient(base_url=await start_gateway(fake, api_keys_file=path)) as http:
+        shown = tmp_path / "shown"
+        shown.write_text("new\n")
+        shown.chmod(0o644)
+        os.replace(shown, path)
+        assert [await status(http, k) for k in ("old", "new")] == [200, 401]
+        path.chmod(0o600)
+        assert [await status(http, k) for k in ("old", "new")] == [401, 200]
+
+
 async def test_an_empty_file_lets_nobody_in(start_gateway: Start, fake: FakeInference, tmp_path: Path) -> None:
     async with httpx.AsyncClient(base_url=await start_gateway(fake, api_keys_file=write(tmp_path / "keys"))) as http:
         assert await status(http, "x") == 401
@@ -54,6 +68,7 @@ async def test_a_bad_file_is_refused_at_the_start(start_gateway: Start, fake: Fa
     for path, why in [
         (tmp_path / "absent", "No such file"),
         (write(tmp_path / "bad", "key", "sha256:123"), "line 2: expected 64"),
+        (write(tmp_path / "said", "key # of whom"), "line 1: a key has no spaces"),
         (write(tmp_path / "shown", "key"), "has mode 0644"),
     ]:
         if path.name == "shown":
