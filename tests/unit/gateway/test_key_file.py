@@ -45,9 +45,7 @@ async def test_a_file_that_goes_bad_leaves_the_keys(start_gateway: Start, fake: 
         assert [await status(http, k) for k in ("old", "new")] == [401, 200]
 
 
-async def test_a_file_is_read_once_its_mode_is_mended(
-    start_gateway: Start, fake: FakeInference, tmp_path: Path
-) -> None:
+async def test_a_file_is_read_when_its_mode_is_right(start_gateway: Start, fake: FakeInference, tmp_path: Path) -> None:
     path = write(tmp_path / "keys", "old")
     async with httpx.AsyncClient(base_url=await start_gateway(fake, api_keys_file=path)) as http:
         shown = tmp_path / "shown"
