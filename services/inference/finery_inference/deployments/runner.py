@@ -136,10 +136,11 @@ class Runner:
         return engine_dead(await self._watchdog.until_ended(self._model.engine))
 
     async def _drop_model(self) -> None:
-        model, self._model = self._model, None
         await self.adapters.detach()
-        if model is not None:
-            await model.engine.shutdown()
+        if self._model is not None:
+            await self._model.engine.shutdown()
+        # Only now: who is cancelled on the way leaves the rest to `stop`.
+        self._model = None
 
     def _set(self, state: State, error: FineryError | None = None) -> None:
         self._state, self._error = state, error
