@@ -42,7 +42,9 @@ class RunningAdapter:
         return Adapter(self.record, base, error)
 
     def attach(self, base: DeploymentRecord, model: LoadedModel) -> None:
-        """The deployment's engine runs: begin to load."""
+        """The deployment's engine runs: begin to load, unless it is being deleted."""
+        if self._state is State.UNLOADING:
+            return
         self._task = asyncio.create_task(self._attach(base, model), name=f"load {self.record.name}")
 
     async def detach(self) -> None:
@@ -106,6 +108,7 @@ class Adapters:
         self, records: Iterable[AdapterRecord], load: LoadAdapter, changed: Callable[[], None], log: Logger
     ) -> None:
         self._load = load
+        self._turn = asyncio.Lock()
         self._changed = changed
         self._log = log
         self._running = {record.name: self._new(record) for record in records}
@@ -154,5 +157,10 @@ class Adapters:
         """Under which clients ask for them."""
         return [adapter.record.model_id for adapter in self._running.values()]
 
+    async def _load_in_turn(self, record: AdapterRecord, base: DeploymentRecord, model: LoadedModel) -> EngineAdapter:
+        # Oldest first: where an engine has room for a few, the same ones get it at every start.
+        async with self._turn:
+            return await self._load(record, base, model)
+
     def _new(self, record: AdapterRecord) -> RunningAdapter:
-        return RunningAdapter(record, self._load, self._changed, self._log)
+        return RunningAdapter(record, self._load_in_turn, self._changed, self._log)

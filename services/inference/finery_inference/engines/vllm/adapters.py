@@ -14,6 +14,9 @@ from finery_inference.engines.protocol import EngineAdapter, EngineRequest
 from finery_inference.engines.vllm.arguments import refused
 from finery_shared.errors import FineryError, Reason
 
+_ARRIVAL_SECONDS = 0.02
+"""How often arriving requests of a leaving adapter are aborted."""
+
 
 class VllmAdapters:
     """Loads and unloads adapters, and knows who must end when one goes."""
@@ -24,6 +27,8 @@ class VllmAdapters:
         self._loading = asyncio.Lock()
         self._users: dict[int, set[str]] = {}
         """Requests under way by the number of their adapter; an adapter that is loaded has an entry."""
+        self._arriving: set[str] = set()
+        """Those of them without an output so far: vLLM may still prepare them, and can't abort what it prepares."""
 
     async def load(self, adapter: EngineAdapter) -> None:
         """Raises ENGINE_FAILED with vLLM's reason, UNSUPPORTED when there is no room, ENGINE_DEAD."""
@@ -41,9 +46,12 @@ class VllmAdapters:
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """End the adapter's requests, then drop it: vLLM would load it again for one that still runs."""
-        users = self._users.pop(adapter.number, None)
+        users = self._users.pop(adapter.number, set())
         if users:
             await self._llm.abort(users)
+        while arriving := users & self._arriving:
+            await asyncio.sleep(_ARRIVAL_SECONDS)
+            await self._llm.abort(arriving)
         await self._remove(adapter)
 
     def begin(self, request: EngineRequest) -> None:
@@ -51,6 +59,12 @@ class VllmAdapters:
         if request.adapter is not None:
             self.check(request)
             self._users[request.adapter.number].add(request.request_id)
+            self._arriving.add(request.request_id)
+
+    def arrived(self, request: EngineRequest) -> None:
+        """The request has an output. Raises as `check`."""
+        self._arriving.discard(request.request_id)
+        self.check(request)
 
     def check(self, request: EngineRequest) -> None:
         """Raise DEPLOYMENT_NOT_READY if the request's adapter was unloaded."""
@@ -59,6 +73,7 @@ class VllmAdapters:
 
     def end(self, request: EngineRequest) -> None:
         """A request is over."""
+        self._arriving.discard(request.request_id)
         if request.adapter is not None:
             self._users.get(request.adapter.number, set()).discard(request.request_id)
 

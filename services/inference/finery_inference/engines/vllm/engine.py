@@ -90,7 +90,7 @@ class VllmEngine:
         # AsyncLLM.generate aborts the request in the engine when it is closed or cancelled.
         try:
             async for output in outputs:
-                self._adapters.check(request)
+                self._adapters.arrived(request)
                 for delta in _deltas(output, request.sampling):
                     yield delta
         except EngineDeadError as error:
@@ -153,6 +153,10 @@ class VllmEngine:
     def _end_requests(self) -> None:
         # AsyncLLM.shutdown cancels the task that would tell them, often before it has.
         self._llm.output_processor.propagate_error(EngineDeadError())
+        # VLLM itself never ends the calls, as remove_lora, that a dead engine left unanswered.
+        for answer in list(self._llm.engine_core.utility_results.values()):
+            if not answer.done():
+                answer.set_exception(EngineDeadError())
 
 
 class VllmStarter:
