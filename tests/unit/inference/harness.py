@@ -78,6 +78,7 @@ class Harness:
         backends = {"vllm": self.factory, "transformers": self.factory}
         watchdog = Watchdog(hung_seconds)
         manager = DeploymentManager(self.store, sources, adapter_sources, backends, policy, watchdog, log)
+        self.manager = manager
         adapters = AdapterManager(manager, self.store, adapter_sources)
         self.generator = Generator(manager.model, most)
         add_deployments = deployments_pb2_grpc.add_DeploymentServiceServicer_to_server

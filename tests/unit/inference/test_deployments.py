@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finery.inference.v1 import deployments_pb2 as d
+from finery_inference.deployments.model import DeploymentSpec
 from finery_inference.deployments.restart import RestartPolicy
 from finery_inference.engines.fake import FakePace
 from finery_shared.artifacts import Kind
@@ -373,3 +374,15 @@ async def test_a_stopping_process_finishes_what_it_began(tmp_path: Path) -> None
     await asyncio.wait_for(stopping, 5)
     assert not harness.factory.engines[0].alive
     await harness.channel.close()
+
+
+async def test_a_creation_during_the_start_makes_one_engine(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    spec = DeploymentSpec(model_id_or_path=str(write_model(tmp_path / "toy-chat")), served_model_name="m")
+    creating = asyncio.create_task(harness.manager.create(spec))
+    await asyncio.sleep(0.1)
+    await harness.start()
+    await creating
+    await harness.until("m", d.DEPLOYMENT_STATE_READY)
+    assert len(await harness.list()) == len(harness.factory.engines) == 1
+    await harness.stop()

@@ -49,6 +49,7 @@ class DeploymentManager:
         # Engines measure the memory that is free when they start, so one starts at a time.
         self._loading = asyncio.Lock()
         self._creating = asyncio.Lock()
+        self._restored = asyncio.Event()
         self.whole = Whole()
 
     @property
@@ -62,6 +63,7 @@ class DeploymentManager:
             await factory.prepare()
         for record in await asyncio.to_thread(self._store.all):
             self._run(record, await asyncio.to_thread(self._store.adapters, record.name))
+        self._restored.set()
 
     async def create(self, spec: DeploymentSpec, request_id: str = "") -> Deployment:
         """Check, store and begin to load a deployment; what takes long, as reading weights, is part of the loading.
@@ -85,10 +87,14 @@ class DeploymentManager:
 
     @asynccontextmanager
     async def creating(self) -> AsyncGenerator[None, None]:
-        """For one creation at a time, so that model ids are given once; raises SERVICE_UNAVAILABLE on the way out."""
+        """For one creation at a time, so that model ids are given once, and none before what is stored runs again.
+
+        Raises SERVICE_UNAVAILABLE on the way out.
+        """
         if self.draining:
             raise draining()
         async with self._creating:
+            await self._restored.wait()
             yield
 
     def get(self, name: str) -> Deployment:
