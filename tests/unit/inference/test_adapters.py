@@ -370,3 +370,26 @@ async def test_an_engine_without_adapters_is_told_at_once(adapted: Adapted) -> N
     error = await refusal(adapted.create(model={"model_id_or_path": str(path)}, enable_lora=True))
     assert (error.reason, error.metadata) == (Reason.INVALID_ARGUMENT, {"field": "enable_lora"})
     assert "vLLM" in error.message
+
+
+async def test_a_directory_whose_name_makes_no_model_id_needs_one(adapted: Adapted) -> None:
+    base = await adapted.base()
+    path = write_adapter(adapted.home / "an adapter")
+    error = await refusal(adapted.add(base.name, path))
+    assert (error.reason, error.metadata) == (Reason.INVALID_ARGUMENT, {"field": "served_model_name"})
+    assert (await adapted.add(base.name, path, "a")).model_id == "a"
+
+
+async def test_a_base_and_its_adapters_share_their_engines_limit(tmp_path: Path) -> None:
+    adapted = Adapted(tmp_path, FakePace(tokens_per_second=20, answer_tokens=1000), most=1)
+    await adapted.start()
+    base = await adapted.base()
+    await adapted.add(base.name, write_adapter(tmp_path / "a"), "a")
+    await adapted.until_adapter("a", READY)
+    stream = adapted.generate()
+    assert (await stream.read()).HasField("chunk")
+    assert (await refusal(adapted.generate(model="a"))).reason is Reason.QUEUE_FULL
+    stream.cancel()
+    await eventually(lambda: adapted.generator.running == 0)
+    assert (await adapted.answer(model="a", max_tokens=1))[1].usage.completion_tokens == 1
+    await adapted.stop()

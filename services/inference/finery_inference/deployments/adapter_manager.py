@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from finery_inference.deployments.adapter_source import AdapterResolver
 from finery_inference.deployments.manager import DeploymentManager
@@ -10,7 +11,9 @@ from finery_inference.deployments.model import Adapter, AdapterRecord, AdapterSp
 from finery_inference.deployments.runner import Runner
 from finery_inference.deployments.store import DeploymentStore
 from finery_inference.engines.protocol import MOST_ADAPTERS
-from finery_shared.errors import FineryError, Reason
+from finery_shared.errors import FineryError, Reason, invalid
+
+_LONGEST_MODEL_ID = 200
 
 
 class AdapterManager:
@@ -24,8 +27,8 @@ class AdapterManager:
     async def create(self, parent: str, spec: AdapterSpec, request_id: str = "") -> Adapter:
         """Check, store and begin to load an adapter; what takes long, as reading weights, is part of the loading.
 
-        Raises DEPLOYMENT_NOT_FOUND, MODEL_TAKEN, REQUEST_ID_REUSED, UNSUPPORTED when the deployment has as many
-        adapters as it takes, and what `AdapterResolver.look` raises.
+        Raises DEPLOYMENT_NOT_FOUND, INVALID_ARGUMENT, MODEL_TAKEN, REQUEST_ID_REUSED, UNSUPPORTED when the deployment
+        has as many adapters as it takes, and what `AdapterResolver.look` raises.
         """
         async with self._deployments.creating():
             runner = self._deployments.runner(parent)
@@ -74,5 +77,11 @@ class AdapterManager:
 
 
 def default_model_id(base: str, spec: AdapterSpec) -> str:
-    """The model id of an adapter that was given none."""
-    return f"{base}:{spec.ckpt_dir.rstrip('/').rpartition('/')[2]}"
+    """The model id of an adapter that was given none; raises INVALID_ARGUMENT if that can't be one."""
+    model_id = f"{base}:{spec.ckpt_dir.rstrip('/').rpartition('/')[2]}"
+    if len(model_id) > _LONGEST_MODEL_ID or re.search(r"[\s\x00-\x1f]", model_id):
+        message = (
+            f"the directory's name makes {model_id!r}, which is not 1 to 200 characters without spaces. Choose one."
+        )
+        raise invalid("served_model_name", message)
+    return model_id

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from finery_inference.engines.protocol import Delta, EngineRequest, Finish
+from finery_inference.engines.protocol import Delta, EngineRequest, Finish, InferenceEngine
 from finery_inference.generation import sampling, structured
 from finery_inference.generation.answers import deltas_of, logprobs_of
 from finery_inference.generation.loaded import LoadedModel
@@ -25,12 +25,12 @@ from finery_shared.errors import FineryError, Reason
 
 
 class Generator:
-    """Generates with the models that ``find`` knows by id, each at most for ``most`` requests at a time."""
+    """Generates with the models that ``find`` knows by id, each engine at most for ``most`` requests at a time."""
 
     def __init__(self, find: Callable[[str], LoadedModel], most: int = 2048) -> None:
         self._find = find
         self._most = most
-        self._running: Counter[str] = Counter()
+        self._running: Counter[InferenceEngine] = Counter()
 
     @property
     def running(self) -> int:
@@ -50,7 +50,7 @@ class Generator:
         model = self._find(request.model)
         sampling.check(request.sampling)
         use = tool_use(model, request.prompt)
-        self._admit(request.model)
+        self._admit(request.model, model.engine)
         try:
             await structured.check(request.sampling.structured)
             prompt = await token_ids(model, request.prompt)
@@ -73,16 +73,19 @@ class Generator:
                         yield Chunk(delta.index, text, delta.token_ids, answers.tokens[delta.index], logprobs, calls)
             yield answers.complete(len(prompt))
         finally:
-            self._running[request.model] -= 1
+            self._running[model.engine] -= 1
+            if not self._running[model.engine]:
+                del self._running[model.engine]
 
-    def _admit(self, model: str) -> None:
-        if self._running[model] >= self._most:
+    def _admit(self, model: str, engine: InferenceEngine) -> None:
+        if self._running[engine] >= self._most:
             message = (
-                f"{model} has {self._most} requests under way, as many as it takes (FINERY_INFERENCE_MAX_REQUESTS). "
+                f"The engine of {model} has {self._most} requests under way, as many as it takes "
+                "(FINERY_INFERENCE_MAX_REQUESTS). "
                 "Try again in a moment."
             )
             raise FineryError(Reason.QUEUE_FULL, message, model=model)
-        self._running[model] += 1
+        self._running[engine] += 1
 
 
 class _Answers:
