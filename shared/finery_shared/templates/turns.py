@@ -24,17 +24,15 @@ def end_of_tool_turn(tokenizer: ChatTokenizer) -> re.Pattern[str]:
 
 def mentions_call(turn: str, message: Mapping[str, Any]) -> bool:
     """Whether a rendered turn holds the message's words, and the names and arguments of all its tool calls."""
-    functions = [call["function"] for call in message["tool_calls"]]
-    return str(message["content"]).strip() in turn and all(
-        text in turn or json.dumps(text, ensure_ascii=False)[1:-1] in turn or json.dumps(text)[1:-1] in turn
-        for function in functions
-        for text in (function["name"], *_texts(function["arguments"]))
-    )
+    return str(message["content"]).strip() in turn and _has_calls(turn, message)
 
 
 def check_calls(text: str, messages: Messages) -> None:
-    """Raise UNSUPPORTED when a rendered text lacks tool calls that its messages have."""
-    if not all(mentions_call(text, message) for message in messages if message.get("tool_calls")):
+    """Raise UNSUPPORTED when a rendered text lacks tool calls that its messages have.
+
+    The words beside them may be missing: Llama 3.1's template has no place for them, Qwen3's drops earlier thoughts.
+    """
+    if not all(_has_calls(text, message) for message in messages if message.get("tool_calls")):
         raise unsupported("it leaves out tool calls, so the model's family has none")
 
 
@@ -43,7 +41,7 @@ def check_tools(text: str, messages: Messages, tools: Sequence[Mapping[str, Any]
     if not all(str(tool["function"]["name"]) in text for tool in tools):
         raise unsupported("it leaves out the tools that are offered, so the model's family has none")
     answers = [str(message["content"]).strip() for message in messages if message["role"] == "tool"]
-    if not all(answer in text or json.dumps(answer, ensure_ascii=False) in text for answer in answers):
+    if not all(_says(text, answer) for answer in answers):
         raise unsupported("it leaves out what a tool answered, so the model's family has no tools")
 
 
@@ -66,6 +64,18 @@ def _any_of(tokens: Iterable[object]) -> re.Pattern[str]:
     if not known:
         raise unsupported("the tokenizer has no special tokens, so nothing ends a turn")
     return re.compile("|".join(map(re.escape, known)))
+
+
+def _has_calls(text: str, message: Mapping[str, Any]) -> bool:
+    functions = [call["function"] for call in message["tool_calls"]]
+    return all(
+        _says(text, part) for function in functions for part in (function["name"], *_texts(function["arguments"]))
+    )
+
+
+def _says(text: str, part: str) -> bool:
+    """Whether a rendered text holds another one, as it is or within a string of JSON."""
+    return part in text or json.dumps(part, ensure_ascii=False)[1:-1] in text or json.dumps(part)[1:-1] in text
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -169,3 +169,16 @@ def test_real_templates_without_tools_refuse_them(tokenizer: ChatTokenizer) -> N
     messages, tools = tool_row()
     with pytest.raises(FineryError, match="leaves out tool calls"):
         render(tokenizer, messages, tools)
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_a_prompt_may_leave_out_words_beside_a_call_and_quote_an_answer(marked: ChatTokenizer, name: str) -> None:
+    tokenizer = Templated(marked, TEMPLATES[name].replace("message.content }}", "message.content | tojson }}"))
+    messages, tools = tool_row(
+        messages=[
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": "<think>Hm</think>" if name == "llama3" else "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "clear\nand warm\n"},
+        ]
+    )
+    assert "clear" in render_prompt(tokenizer, messages, tools).text
