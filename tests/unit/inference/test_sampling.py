@@ -1,11 +1,15 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from finery_inference.engines.fake import FakeEngine, FakePace
 from finery_inference.engines.protocol import EngineConfig, Sampling
 from finery_inference.generation.loaded import LoadedModel, front
 from finery_inference.generation.request import SamplingRequest
-from finery_inference.generation.sampling import fill_in
+from finery_inference.generation.sampling import check, fill_in
+from finery_shared.errors import FineryError
 from tests.unit.inference.harness import write_model
 
 
@@ -40,3 +44,11 @@ async def test_a_broken_generation_config_is_no_obstacle(tmp_path: Path) -> None
     (tmp_path / "m" / "generation_config.json").write_text("{")
     again = front(model.engine, tmp_path / "m")
     assert dataclasses.asdict(again)["defaults"] == {}
+
+
+@pytest.mark.parametrize(
+    "given", [{"repetition_penalty": 1e-40}, {"repetition_penalty": float("inf")}, {"logprobs": 21}], ids=str
+)
+def test_what_is_out_of_its_range_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(FineryError, match=next(iter(given))):
+        check(SamplingRequest(**given))

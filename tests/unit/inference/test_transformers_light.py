@@ -208,3 +208,14 @@ def test_several_gpus_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(FineryError, match="--infer_backend vllm") as refusal:
         check_model(EngineConfig(tmp_path, tensor_parallel_size=2))
     assert refusal.value.metadata == {"field": "tensor_parallel_size"}
+
+
+def test_logits_that_give_no_probabilities_are_an_error_before_the_draw(tokenizer: Tokenizer) -> None:
+    chooser = Chooser(answer(tokenizer), torch.device("cpu"))
+    with pytest.raises(ArithmeticError, match="not numbers"):
+        chooser.choose(torch.tensor([math.nan, 1.0]))
+
+
+def test_no_more_logprobs_than_tokens(tokenizer: Tokenizer) -> None:
+    position = Chooser(answer(tokenizer, logprobs=20), torch.device("cpu")).position(0, torch.tensor([1.0, 0.0]))
+    assert position is not None and len(position.top) == 2

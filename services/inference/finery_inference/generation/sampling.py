@@ -10,6 +10,7 @@ from finery_shared.errors import invalid
 MOST_ANSWERS = 128
 MOST_BIAS = 100
 MOST_BIASED = 1024
+MOST_LOGPROBS = 20
 
 
 def check(request: SamplingRequest) -> None:
@@ -20,7 +21,9 @@ def check(request: SamplingRequest) -> None:
         ("min_p", request.min_p, 0, 1),
         ("presence_penalty", request.presence_penalty, -2, 2),
         ("frequency_penalty", request.frequency_penalty, -2, 2),
+        ("repetition_penalty", request.repetition_penalty, 0.01, 100),
         ("n", request.n, 1, MOST_ANSWERS),
+        ("logprobs", request.logprobs, 0, MOST_LOGPROBS),
     )
     for name, value, least, most in ranges:
         # "not <=" rather than ">": NaN is in no range.
@@ -30,8 +33,6 @@ def check(request: SamplingRequest) -> None:
             )
     if request.top_p is not None and not 0 < request.top_p <= 1:
         raise invalid("top_p", f"{request.top_p} is not above 0 and at most 1.")
-    if request.repetition_penalty is not None and not 0 < request.repetition_penalty < float("inf"):
-        raise invalid("repetition_penalty", f"{request.repetition_penalty} is not above 0.")
     for token, bias in request.logit_bias.items():
         if not -MOST_BIAS <= bias <= MOST_BIAS:
             raise invalid("logit_bias", f"{bias} of token {token} is not from -{MOST_BIAS} to {MOST_BIAS}.")

@@ -102,11 +102,16 @@ class Batch:
                 answer, chooser = self._answers.get(name, (None, None))
             if answer is None or chooser is None:  # aborted since this step began
                 continue
-            position = None
-            if not chooser.plain:
-                likeliest[row] = chooser.choose(logits[row])
-                position = chooser.position(likeliest[row], logits[row])
-            deltas.append((answer.request.request_id, answer.take(likeliest[row], position)))
+            request_id, position = answer.request.request_id, None
+            try:
+                if not chooser.plain:
+                    likeliest[row] = chooser.choose(logits[row])
+                    position = chooser.position(likeliest[row], logits[row])
+                deltas.append((request_id, answer.take(likeliest[row], position)))
+            except Exception as error:  # the library would end every other request, too
+                self._tell(RequestFailed(request_id, repr(error)))
+                self.abort(request_id)
+                continue
             if answer.finish is not None:
                 self._end(answer)
         self._generated += len(deltas)

@@ -40,12 +40,12 @@ class Chooser:
         if self._sampling.logprobs is None:
             return None
         logprobs = logits.log_softmax(-1)
-        values, tokens = logprobs.topk(self._sampling.logprobs)
+        values, tokens = logprobs.topk(min(self._sampling.logprobs, logits.shape[-1]))
         top = [Candidate(*pair) for pair in zip(tokens.tolist(), values.clamp(LEAST, 0).tolist(), strict=True)]
         return Position(Candidate(token, float(logprobs[token].clamp(LEAST, 0))), top)
 
     def choose(self, logits: torch.Tensor) -> int:
-        """A token from fp32 logits of shape [vocabulary]."""
+        """A token from fp32 logits of shape [vocabulary]. Raises ArithmeticError when they give no probabilities."""
         logits = logits.clone()
         for biased, bias in self._sampling.logit_bias.items():
             logits[biased] += bias
@@ -56,6 +56,9 @@ class Chooser:
         if self._greedy:
             return int(logits.argmax())
         probabilities = _narrowed(logits / self._sampling.temperature, self._sampling).softmax(-1)
+        # On a GPU a draw from such numbers would break the process for good.
+        if not bool(probabilities.isfinite().all()):
+            raise ArithmeticError("the model's logits, as this request shifts them, are too large or not numbers")
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
     @property
