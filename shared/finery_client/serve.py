@@ -111,7 +111,8 @@ def load_model(
         try:
             yield Model(serving.chat(), system)
         finally:
-            if not serving.private_inference:
+            # A connection that the caller lent keeps its private services, so they have to forget the model, too.
+            if connection is not None or not serving.private_inference:
                 withdraw(serving)
 
 

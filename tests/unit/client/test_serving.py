@@ -123,6 +123,15 @@ def test_a_model_is_loaded_for_a_with_statement_alone(
     assert deployed(someone_elses) == []
 
 
+def test_private_services_of_a_lent_connection_forget_a_loaded_model(
+    model: Path, serving_env: dict[str, str], machine: Callable[..., Machine]
+):
+    with Connection(machine(serving_env)) as services:
+        with load_model(model_id_or_path=str(model), served_model_name="toy", connection=services):
+            assert deployed(services.endpoint("inference")) == ["toy"]
+        assert deployed(services.endpoint("inference")) == []
+
+
 def test_a_load_that_fails_or_is_interrupted_leaves_nothing_behind(
     model: Path, someone_elses: Endpoint, machine: Callable[..., Machine]
 ):
