@@ -7,11 +7,10 @@ import re
 import uuid
 from typing import Any, TypeVar
 
-from pydantic import JsonValue
-
 from finery.inference.v1 import deployments_pb2 as dpb
 from finery.inference.v1 import inference_pb2 as ipb
 from finery_inference.convert_chat import chat_input
+from finery_inference.convert_json import json_value
 from finery_inference.deployments.model import Adapter, AdapterSpec, Deployment, DeploymentSpec, Snapshot, State
 from finery_inference.engines.protocol import HIGHEST_RANK, MOST_ADAPTERS, EngineStats, Structured
 from finery_inference.generation.request import (
@@ -66,7 +65,10 @@ def deployment_spec(message: dpb.DeploymentSpec) -> DeploymentSpec:
         dtype=message.dtype or "auto",
         gpu_memory_utilization=memory,
         tensor_parallel_size=_natural(message, "tensor_parallel_size"),
-        engine_args={key: _json(key, value) for key, value in sorted(message.engine_args.items())},
+        engine_args={
+            key: json_value("engine_args", value, f"the value of {key}, {value[:100]!r},")
+            for key, value in sorted(message.engine_args.items())
+        },
         **_lora(message),
     )
 
@@ -129,7 +131,7 @@ def stats_message(stats: EngineStats) -> dpb.GetDeploymentStatsResponse:
 
 def page(items: tuple[T, ...], page_size: int, page_token: str) -> tuple[tuple[T, ...], str]:
     """One page, oldest first, and the token of the next; raises PAGE_TOKEN_INVALID."""
-    if page_token and not (page_token.isascii() and page_token.isdigit()):
+    if page_token and not (re.fullmatch("[0-9]{1,18}", page_token)):
         raise FineryError(Reason.PAGE_TOKEN_INVALID, f"page_token {page_token!r} was not given out; leave it empty.")
     after, size = int(page_token or 0), min(page_size or 50, 1000)
     rest = [item for item in items if item.record.ordinal > after]
@@ -258,12 +260,4 @@ def _natural(message: dpb.DeploymentSpec, field: str) -> int | None:
     value: int = getattr(message, field)
     if value < 1:
         raise invalid(field, "it must be 1 or more.")
-    return value
-
-
-def _json(key: str, text: str) -> JsonValue:
-    try:
-        value: JsonValue = json.loads(text)
-    except ValueError:
-        raise invalid("engine_args", f"the value of {key}, {text!r}, is not JSON.") from None
     return value

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import JsonValue
-
 from finery.inference.v1 import inference_pb2 as ipb
+from finery_inference.convert_json import json_value
 from finery_inference.generation.request import ChatInput, Tool, ToolChoice
 from finery_shared.datasets.problems import RowProblem
 from finery_shared.datasets.tools import read_calls
@@ -39,7 +37,7 @@ def chat_input(prompt: ipb.ChatPrompt) -> ChatInput:
         tool_choice=_choice(prompt.tool_choice, tools),
         function=prompt.tool_choice.function,
         parallel_tool_calls=prompt.parallel_tool_calls if prompt.HasField("parallel_tool_calls") else True,
-        variables={name: _json(f"{FIELD}.{name}", text) for name, text in prompt.template_kwargs.items()},
+        variables={name: json_value(f"{FIELD}.{name}", text) for name, text in prompt.template_kwargs.items()},
     )
 
 
@@ -78,7 +76,7 @@ def _id(call: ipb.ToolCall) -> dict[str, Any]:
 def _tool(tool: ipb.Tool, field: str) -> Tool:
     if not tool.name:
         raise invalid(f"{field}.name", "it is empty; name the function.")
-    parameters = _json(f"{field}.parameters", tool.parameters) if tool.parameters else None
+    parameters = json_value(f"{field}.parameters", tool.parameters) if tool.parameters else None
     if parameters is not None and not isinstance(parameters, dict):
         raise invalid(f"{field}.parameters", "it must be a JSON schema of an object.")
     return Tool(tool.name, tool.description, parameters, tool.strict)
@@ -93,11 +91,3 @@ def _choice(choice: ipb.ToolChoice, tools: tuple[Tool, ...]) -> ToolChoice:
     if mode == "required" and not tools:
         raise invalid("tool_choice", "a call is required, but there are no tools; give some.")
     return mode
-
-
-def _json(field: str, text: str) -> JsonValue:
-    try:
-        value: JsonValue = json.loads(text)
-    except (ValueError, RecursionError):
-        raise invalid(field, "it is not JSON.") from None
-    return value

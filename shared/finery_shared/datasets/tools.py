@@ -68,10 +68,17 @@ def _tool(tool: object) -> Mapping[str, Any]:
 
 
 def _without_none(value: Any) -> Any:
-    """Without the keys that a table put in because other rows have them."""
+    """Without the keys that a table put in because other rows have them; raises RowProblem."""
+    try:
+        return _pruned(value)
+    except RecursionError as error:
+        raise RowProblem("a tool or a call is nested too deeply") from error
+
+
+def _pruned(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list) else value
+        return {key: _pruned(item) for key, item in value.items() if item is not None}
+    return [_pruned(item) for item in value] if isinstance(value, list) else value
 
 
 def _json(text: str, what: str) -> Any:
@@ -79,3 +86,5 @@ def _json(text: str, what: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise RowProblem(f"{what} is not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise RowProblem(f"{what} is nested too deeply") from error

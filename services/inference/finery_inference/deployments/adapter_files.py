@@ -88,7 +88,8 @@ def read_adapter(path: Path) -> AdapterFiles:
                 path=str(path),
             )
         raise FineryError(Reason.FILE_MISSING, f"{path} has no {WEIGHTS}. Pass a whole adapter's directory.")
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    pattern = config.get("rank_pattern") or {}
+    ranks = [config.get("r"), *(pattern.values() if isinstance(pattern, Mapping) else [pattern])]
     if not all(isinstance(rank, int) and rank > 0 for rank in ranks):
         raise _unreadable(path / CONFIG, "its ranks (r, rank_pattern) are not whole numbers above 0")
     return AdapterFiles(path, str(config.get("base_model_name_or_path") or ""), max(ranks))
