@@ -38,6 +38,7 @@ def chat_input(prompt: ipb.ChatPrompt) -> ChatInput:
         function=prompt.tool_choice.function,
         parallel_tool_calls=prompt.parallel_tool_calls if prompt.HasField("parallel_tool_calls") else True,
         variables={name: json_value(f"{FIELD}.{name}", text) for name, text in prompt.template_kwargs.items()},
+        characters=prompt.ByteSize(),
     )
 
 

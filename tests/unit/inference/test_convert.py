@@ -31,3 +31,14 @@ def test_a_long_page_token_was_not_given_out() -> None:
     with pytest.raises(FineryError) as refusal:
         page((), 10, "9" * 5000)
     assert refusal.value.reason is Reason.PAGE_TOKEN_INVALID
+
+
+def test_everything_that_is_rendered_counts() -> None:
+    schema = '{"a": "' + "x" * 3000 + '"}'
+    call = i.ChatMessage(role=i.CHAT_ROLE_ASSISTANT, tool_calls=[i.ToolCall(name="f", arguments=schema)])
+    for prompt in (
+        i.ChatPrompt(messages=[call]),
+        i.ChatPrompt(tools=[i.Tool(name="f", parameters=schema)]),
+        i.ChatPrompt(template_kwargs={"x": schema}),
+    ):
+        assert chat_input(prompt).characters > 3000

@@ -17,10 +17,6 @@ THREAD_CHARACTERS = 2000
 """Longer texts are tokenized in a thread: the event loop carries every other stream."""
 
 
-TOOL_CHARACTERS = 500
-"""What a tool counts for."""
-
-
 async def token_ids(model: LoadedModel, prompt: PromptInput) -> Sequence[int]:
     """The prompt as the engine gets it.
 
@@ -60,9 +56,7 @@ def check_length(model: LoadedModel, prompt_tokens: int, max_tokens: int | None)
 
 
 def _characters(prompt: ChatInput | TextInput) -> int:
-    if isinstance(prompt, TextInput):
-        return len(prompt.text)
-    return sum(len(message["content"]) for message in prompt.messages) + TOOL_CHARACTERS * len(prompt.tools)
+    return len(prompt.text) if isinstance(prompt, TextInput) else prompt.characters
 
 
 def _tokenize(tokenizer: Tokenizer, prompt: ChatInput | TextInput) -> Sequence[int]:

@@ -40,6 +40,8 @@ class ChatInput:
     function: str = ""
     parallel_tool_calls: bool = True
     variables: Mapping[str, JsonValue] = field(default_factory=dict)
+    characters: int = 0
+    """About the length of all texts in it, schemas and arguments included."""
 
     @property
     def offered(self) -> tuple[Tool, ...]:
