@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.processes import EngineProcesses
@@ -37,7 +38,7 @@ class TransformersEngine:
         self._tokenizer: Tokenizer
         self._dead = False
         self._process = WorkerProcess(self._receive)
-        self._processes = EngineProcesses.of([self._process.pid], computing=True)
+        self._processes = EngineProcesses.of([self._process.pid], computing=False)
 
     async def load(self, command: Load, tokenizer: asyncio.Future[Tokenizer]) -> None:
         """Wait until the model answers; raises ENGINE_FAILED, or ENGINE_DEAD when the process was ended meanwhile."""
@@ -132,6 +133,8 @@ class TransformersEngine:
                 message = "The engine failed at this request. Try again."
                 self._put(request_id, FineryError(Reason.ENGINE_FAILED, message, detail=detail))
             case Ready():
+                # Who waits for a GPU spins: there processor time shows nothing.
+                self._processes = replace(self._processes, computing=not report.on_gpu)
                 self._settle(report)
             case NotLoaded(reason, message, detail):
                 self._settle(FineryError(reason, message, detail=detail))

@@ -34,6 +34,7 @@ class Ready:
 
     max_model_len: int
     vocab_size: int
+    on_gpu: bool
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class LoadedBatch:
     batch: Batch
     max_model_len: int
     vocab_size: int
+    on_gpu: bool
 
 
 def load(command: Load, tell: Tell) -> LoadedBatch:
@@ -46,7 +47,8 @@ def load(command: Load, tell: Tell) -> LoadedBatch:
     length = config.max_model_len or int(described.max_position_embeddings)
     tokens = None if on_gpu else _cache_tokens(command, model.dtype, described.to_dict())
     options = batching(tokens, length, config.gpu_memory_utilization, config.extra)
-    return LoadedBatch(Batch(model, _tokenizer(config), options, tell), length, int(described.vocab_size))
+    batch = Batch(model, _tokenizer(config), options, tell)
+    return LoadedBatch(batch, length, int(described.vocab_size), on_gpu)
 
 
 def _tokenizer(config: EngineConfig) -> Tokenizer:

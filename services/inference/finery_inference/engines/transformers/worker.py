@@ -66,7 +66,7 @@ def main(descriptor: int) -> None:
         sys.exit(1)
     loaded.batch.start()
     threading.Thread(target=_end_after, args=(loaded.batch.follow,), name="outcomes", daemon=True).start()
-    socket.tell(Ready(loaded.max_model_len, loaded.vocab_size))
+    socket.tell(Ready(loaded.max_model_len, loaded.vocab_size, loaded.on_gpu))
     while True:
         match socket.next():
             case EngineRequest() as request:
