@@ -179,6 +179,7 @@ def test_a_prompt_may_leave_out_words_beside_a_call_and_quote_an_answer(marked: 
             {"role": "user", "content": "Weather?"},
             {"role": "assistant", "content": "<think>Hm</think>" if name == "llama3" else "", "tool_calls": [CALL]},
             {"role": "tool", "content": "clear\nand warm\n"},
+            {"role": "assistant", "content": "It is clear."},
         ]
     )
-    assert "clear" in render_prompt(tokenizer, messages, tools).text
+    assert "clear" in render_prompt(tokenizer, messages[:-1], tools).text
