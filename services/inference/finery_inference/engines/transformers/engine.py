@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from finery_inference.engines.protocol import Delta, EngineAdapter, EngineReques
 from finery_inference.engines.transformers.arguments import check_request
 from finery_inference.engines.transformers.messages import (
     Abort,
+    Alive,
+    Check,
     Load,
     NotLoaded,
     Ready,
@@ -33,6 +36,7 @@ class TransformersEngine:
         self._unfinished: dict[str, int] = {}
         """Answers of each request that the worker has yet to end."""
         self._steps = 0
+        self._checks: deque[asyncio.Future[None]] = deque()
         self._stats = EngineStats(0, 0, 0.0, 0)
         self._loaded: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._tokenizer: Tokenizer
@@ -95,14 +99,18 @@ class TransformersEngine:
 
     @property
     def vitals(self) -> Vitals:
-        """By the answers that the worker has not ended, and by its reports."""
-        waiting = len(self._unfinished)
+        """By the answers and checks that the worker has not ended, and by its reports."""
+        waiting = len(self._unfinished) + len(self._checks)
         return Vitals(waiting, self._steps, self._processes.cpu_seconds() if waiting else 0.0)
 
     async def check(self) -> None:
-        """Only whether the process runs: the worker answers nothing but requests."""
+        """Whether the worker takes commands; its batch shows by its steps whether it gets on."""
         if not self.alive:
             raise engine_dead()
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._checks.append(answered)
+        self._process.send(Check())
+        await answered
 
     async def load_adapter(self, adapter: EngineAdapter) -> None:
         """Refused: its factory says that it takes none."""
@@ -132,6 +140,12 @@ class TransformersEngine:
                 self._unfinished.pop(request_id, None)
                 message = "The engine failed at this request. Try again."
                 self._put(request_id, FineryError(Reason.ENGINE_FAILED, message, detail=detail))
+            case Alive():
+                # Another thread of the worker makes the steps: while there are requests only those count.
+                self._steps += not self._unfinished
+                answered = self._checks.popleft()
+                if not answered.done():
+                    answered.set_result(None)
             case Ready():
                 # Who waits for a GPU spins: there processor time shows nothing.
                 self._processes = replace(self._processes, computing=not report.on_gpu)
@@ -167,6 +181,10 @@ class TransformersEngine:
         self._loaded.exception()
         for queue in self._queues.values():
             queue.put_nowait(engine_dead())
+        while self._checks:
+            answered = self._checks.popleft()
+            if not answered.done():
+                answered.set_exception(engine_dead())
 
 
 async def _waiting(queue: Queue) -> list[Delta]:

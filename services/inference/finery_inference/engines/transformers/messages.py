@@ -25,7 +25,12 @@ class Abort:
     request_id: str
 
 
-Command = Load | EngineRequest | Abort
+@dataclass(frozen=True)
+class Check:
+    """Give a sign of life."""
+
+
+Command = Load | EngineRequest | Abort | Check
 
 
 @dataclass(frozen=True)
@@ -62,4 +67,9 @@ class RequestFailed:
     detail: str
 
 
-Report = Ready | NotLoaded | Step | RequestFailed
+@dataclass(frozen=True)
+class Alive:
+    """The answer to a check; checks are answered in turn."""
+
+
+Report = Ready | NotLoaded | Step | RequestFailed | Alive

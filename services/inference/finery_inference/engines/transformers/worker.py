@@ -14,7 +14,17 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from finery_inference.engines.protocol import EngineRequest
-from finery_inference.engines.transformers.messages import Abort, Command, Load, NotLoaded, Ready, Report, RequestFailed
+from finery_inference.engines.transformers.messages import (
+    Abort,
+    Alive,
+    Check,
+    Command,
+    Load,
+    NotLoaded,
+    Ready,
+    Report,
+    RequestFailed,
+)
 from finery_shared.errors import Reason
 
 
@@ -76,6 +86,8 @@ def main(descriptor: int) -> None:
                     socket.tell(RequestFailed(request.request_id, repr(error)))
             case Abort(request_id):
                 loaded.batch.abort(request_id)
+            case Check():
+                socket.tell(Alive())
 
 
 def _end_after(follow: Callable[[], None]) -> None:
