@@ -1,7 +1,7 @@
 """LangChain's ChatOpenAI, which talks to OpenAI and to nobody else."""
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -91,10 +91,10 @@ async def test_async_one_many_and_streamed(chat: ChatOpenAI) -> None:
 
 
 class City(BaseModel):
-    """A city."""
+    """A city, told in so few words that a model of any size comes to an end."""
 
-    name: str
-    inhabitants: int
+    size: Literal["small", "large"]
+    capital: bool
 
 
 def test_structured_output(server: Server) -> None:
