@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,3 +23,10 @@ def services(tmp_path: Path) -> Iterator[Services]:
     started = Services(tmp_path)
     yield started
     started.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """What vLLM leaves to the garbage collector warns where the warnings of its modules are expected, not later."""
+    yield
+    gc.collect()
