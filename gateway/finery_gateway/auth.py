@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -60,6 +61,11 @@ class ApiKeyGuard:
         else:
             return None
         return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+def is_whole(key: str) -> bool:
+    """Whether a configured key is one: a text as it is, or "sha256:" and 64 lower-case hex digits."""
+    return not key.startswith("sha256:") or re.fullmatch(r"sha256:[0-9a-f]{64}", key) is not None
 
 
 def _digest(key: str) -> bytes:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from finery_gateway.auth import KeyRing
+from finery_gateway.auth import KeyRing, is_whole
 from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
 from finery_shared.secret_files import read_secret
-
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class KeyFile:
@@ -59,7 +56,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in read_secret(path, "FINERY_GATEWAY_API_KEYS_FILE").splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     for number, line in enumerate(lines, 1):
-        if line.startswith("sha256:") and not _DIGEST.fullmatch(line):
+        if not is_whole(line):
             message = f"FINERY_GATEWAY_API_KEYS_FILE={path}, line {number}: expected 64 lower-case hex digits."
             raise FineryError(Reason.INVALID_ARGUMENT, message)
         if not line.startswith("#") and len(line.split()) > 1:

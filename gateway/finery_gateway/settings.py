@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from finery_shared.settings import ServiceSettings
+from finery_gateway.auth import is_whole
+from finery_shared.settings import LISTEN, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -19,7 +20,7 @@ class Settings(ServiceSettings):
         env_prefix="FINERY_GATEWAY_", frozen=True, extra="ignore", populate_by_name=True, hide_input_in_errors=True
     )
 
-    listen: Annotated[str, Field(pattern=r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$")] = "127.0.0.1:8000"
+    listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:8000"
     """HOST:PORT to serve HTTP on; port 0 takes a free one."""
 
     inference: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -105,8 +106,7 @@ class Settings(ServiceSettings):
     @classmethod
     def _whole_digests(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for key in value:
-            text = key.get_secret_value()
-            if text.startswith("sha256:") and not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+            if not is_whole(key.get_secret_value()):
                 raise ValueError("expected 64 lower-case hex digits after sha256:")
         return value
 

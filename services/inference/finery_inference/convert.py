@@ -11,7 +11,15 @@ from finery.inference.v1 import deployments_pb2 as dpb
 from finery.inference.v1 import inference_pb2 as ipb
 from finery_inference.convert_chat import chat_input
 from finery_inference.convert_json import json_value
-from finery_inference.deployments.model import Adapter, AdapterSpec, Deployment, DeploymentSpec, Snapshot, State
+from finery_inference.deployments.model import (
+    MODEL_ID,
+    Adapter,
+    AdapterSpec,
+    Deployment,
+    DeploymentSpec,
+    Snapshot,
+    State,
+)
 from finery_inference.engines.protocol import HIGHEST_RANK, MOST_ADAPTERS, EngineStats, Structured
 from finery_inference.generation.request import (
     Chunk,
@@ -42,7 +50,6 @@ _FINISHES = {
 _BACKENDS = {"": "vllm", "pt": "transformers"}
 """What other names of engines mean."""
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
-_MODEL_ID = re.compile(r"[^\s\x00-\x1f]{1,200}")
 
 
 def deployment_spec(message: dpb.DeploymentSpec) -> DeploymentSpec:
@@ -235,7 +242,7 @@ def _told(message: M, told: Deployment | Adapter) -> M:
 
 
 def _model_id(name: str) -> str:
-    if name and not _MODEL_ID.fullmatch(name):
+    if name and not MODEL_ID.fullmatch(name):
         raise invalid("served_model_name", f"{name!r} is not 1 to 200 characters without spaces.")
     return name
 

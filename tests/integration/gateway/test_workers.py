@@ -111,6 +111,13 @@ async def test_a_worker_that_cant_start_is_told() -> None:
     await workers.stop()
 
 
+async def test_a_worker_that_cant_even_be_begun_is_told() -> None:
+    workers = GatewayWorkers(Address("127.0.0.1", 0), 2, Serving(1.0), logger("test"), command=("/no/such/program",))
+    with pytest.raises(FineryError, match="A gateway worker can't be started"):
+        await workers.start()
+    await workers.stop()
+
+
 def test_each_worker_tells_of_all(processes: Processes) -> None:
     gateway = processes.gateway(processes.inference(), FINERY_GATEWAY_WORKERS="2")
     url = f"http://{gateway.address()}"

@@ -385,6 +385,9 @@ async def test_context_length_is_a_bad_request_for_the_openai_client(client: Asy
     with pytest.raises(BadRequestError) as caught:
         await client.chat.completions.create(model="toy", messages=[{"role": "user", "content": "long"}])
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(BadRequestError) as caught:
+        await client.completions.create(model="toy", prompt="long")
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
 
 
 async def test_a_bug_is_a_500_without_its_text(http: httpx.AsyncClient, fake: FakeInference) -> None:

@@ -48,7 +48,7 @@ async def test_a_conversation_with_tools_arrives(client: AsyncOpenAI, fake: Fake
                 "tool_call_id": "call_a",
                 "name": "weather",
             },
-            {"role": "assistant", "tool_calls": [call | {"id": "call_b"}]},
+            {"role": "assistant", "tool_calls": [call | {"id": "call_b", "index": 0}]},
             {"role": "tool", "content": "", "tool_call_id": "call_b"},
         ],
         tools=TOOLS,

@@ -22,6 +22,13 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
     assert "FINERY_X_DRAIN_SECONDS" in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["LISTEN", "METRICS_LISTEN"])
+def test_a_port_that_there_is_not(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"FINERY_X_{name}", "127.0.0.1:65536")
+    with pytest.raises(FineryError, match=f"FINERY_X_{name}: .*a port of at most 65535"):
+        Settings.load()
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:1", "192.168.0.7:1", "example.org:1"])
 def test_strangers_are_served_on_purpose_only(monkeypatch: pytest.MonkeyPatch, listen: str) -> None:
     monkeypatch.setenv("FINERY_X_LISTEN", listen)

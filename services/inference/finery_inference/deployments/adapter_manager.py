@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 from finery_inference.deployments.adapter_source import AdapterResolver
 from finery_inference.deployments.manager import DeploymentManager
-from finery_inference.deployments.model import Adapter, AdapterRecord, AdapterSpec
+from finery_inference.deployments.model import MODEL_ID, Adapter, AdapterRecord, AdapterSpec
 from finery_inference.deployments.runner import Runner
 from finery_inference.deployments.store import DeploymentStore
 from finery_inference.engines.protocol import MOST_ADAPTERS
 from finery_shared.errors import FineryError, Reason, invalid
-
-_LONGEST_MODEL_ID = 200
 
 
 class AdapterManager:
@@ -79,7 +76,7 @@ class AdapterManager:
 def default_model_id(base: str, spec: AdapterSpec) -> str:
     """The model id of an adapter that was given none; raises INVALID_ARGUMENT if that can't be one."""
     model_id = f"{base}:{spec.ckpt_dir.rstrip('/').rpartition('/')[2]}"
-    if len(model_id) > _LONGEST_MODEL_ID or re.search(r"[\s\x00-\x1f]", model_id):
+    if not MODEL_ID.fullmatch(model_id):
         message = (
             f"the directory's name makes {model_id!r}, which is not 1 to 200 characters without spaces. Choose one."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -9,6 +10,9 @@ from enum import Enum
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from finery_shared.errors import FineryError
+
+MODEL_ID = re.compile(r"[^\s\x00-\x1f]{1,200}")
+"""What clients can ask for a model by."""
 
 
 class DeploymentSpec(BaseModel):
