@@ -61,6 +61,15 @@ def machine(home: Home, tmp_path: Path, env: dict[str, str]) -> Callable[..., Ma
 FREE_PORTS = {f"FINERY_{name}_LISTEN": "127.0.0.1:0" for name in ("TRAINER", "QUANTIZER", "INFERENCE", "GATEWAY")}
 
 
+class Command(subprocess.Popen[str]):
+    """A running command; a ``with`` block that fails does not wait for it."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, None)
+
+
 class Finery:
     """Runs the command in a directory of its own."""
 
@@ -68,8 +77,8 @@ class Finery:
         self.env = env
         self.cwd = cwd
 
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    def start(self, *words: str, **env: str) -> Command:
+        return Command(
             [sys.executable, "-m", "finery_client.cli", *words],
             env=self.env | env,
             cwd=self.cwd,

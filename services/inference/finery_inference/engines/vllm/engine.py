@@ -11,6 +11,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.inputs.engine import tokens_input
 from vllm.outputs import RequestOutput
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -187,7 +188,9 @@ class VllmStarter:
         shapes = StructuredOutputsConfig(backend="xgrammar")
         chosen = engine_arguments(config, self._hardware)
         arguments = AsyncEngineArgs(**chosen, structured_outputs_config=shapes)
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[recorder.factory])
+        # By it vLLM sizes an engine's batches as for its own server; an engine without context gets small ones.
+        context = UsageContext.OPENAI_API_SERVER
+        return AsyncLLM.from_engine_args(arguments, usage_context=context, stat_loggers=[recorder.factory])
 
 
 def _discard(building: asyncio.Future[AsyncLLM]) -> None:
