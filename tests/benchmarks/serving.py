@@ -112,11 +112,12 @@ def ask(client: Executor, url: str, wish: argparse.Namespace, concurrency: int, 
         *("--model", NAME, "--tokenizer", str(wish.model), "--dataset-name", "random", "--seed", str(seed)),
         *("--random-input-len", str(wish.input_len), "--random-output-len", str(wish.output_len), "--ignore-eos"),
         *("--num-prompts", str(prompts), "--max-concurrency", str(concurrency), "--temperature", "0"),
-        *("--percentile-metrics", "ttft,tpot,itl", "--disable-tqdm"),
+        *("--percentile-metrics", "ttft,tpot,itl", "--disable-tqdm", "--save-detailed"),
     ]
     result = client.submit(vllm_bench, arguments).result()
     if result["completed"] != prompts:
-        raise SystemExit(f"{prompts - result['completed']} of {prompts} requests failed: {result.get('errors')}")
+        reasons = sorted({error for error in result["errors"] if error})
+        raise SystemExit(f"{url}: {prompts - result['completed']} of {prompts} requests failed: {reasons}")
     return {name: result[key] for name, key in FIGURES.items()}
 
 

@@ -8,6 +8,11 @@ import pytest
 from tests.integration.inference.service import Services
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let vLLM leave its sockets to the garbage collector, which may come to them in any later test."""
+    config.addinivalue_line("filterwarnings", "ignore:Unclosed (context|socket) <zmq:ResourceWarning")
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real SmolLM2-135M-Instruct, as a Hugging Face directory."""
