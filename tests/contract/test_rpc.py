@@ -29,6 +29,8 @@ class Trainer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.GetTrainingJobResponse:
         if request.name == "bug":
             raise KeyError("a secret")
+        if request.name.startswith("long "):
+            raise FineryError(Reason.MODEL_NOT_FOUND, f"No {request.name}. List the models.", model=request.name)
         if request.name == "slow":
             await asyncio.sleep(60)
         raise FineryError(Reason.JOB_NOT_FOUND, "There is none.", job=request.name)
@@ -69,6 +71,16 @@ async def get(channel: grpc.aio.Channel, name: str, **options: Any) -> FineryErr
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.GetTrainingJob(trainer_pb2.GetTrainingJobRequest(name=name), **options)
     return from_rpc_error(caught.value, "the trainer")
+
+
+@pytest.mark.parametrize("text", ["x" * 20_000, "长" * 20_000], ids=["ascii", "chinese"])
+async def test_an_error_with_a_long_message_arrives(channel: grpc.aio.Channel, text: str) -> None:
+    error = await get(channel, f"long {text}")
+    assert error.reason is Reason.MODEL_NOT_FOUND
+    assert error.message.startswith("No long ")
+    assert error.message.endswith(". List the models.")
+    assert len(error.message.encode()) <= 1500
+    assert error.metadata["model"].startswith("long ")
 
 
 async def test_an_error_arrives_as_it_was_raised(channel: grpc.aio.Channel) -> None:

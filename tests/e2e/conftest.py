@@ -32,7 +32,12 @@ def wait_for(what: str, condition: object, patience: float = PATIENCE) -> None:
 
 def processes_of(home: Path) -> dict[int, str]:
     """Command lines of all living processes that were started with this FINERY_HOME, by pid."""
-    mark, found = f"FINERY_HOME={home}".encode(), {}
+    return processes_with("FINERY_HOME", home)
+
+
+def processes_with(variable: str, value: object) -> dict[int, str]:
+    """Command lines of all living processes that were started with this variable, by pid."""
+    mark, found = f"{variable}={value}".encode(), {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
@@ -119,11 +124,20 @@ class Stack:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     """The demo, run once; what it printed, and its output directory."""
     root = tmp_path_factory.mktemp("demo")
-    env = {**os.environ, "FINERY_HOME": str(Path(os.environ["FINERY_TEST_MODEL"]).parents[1]), "COLUMNS": "200"}
-    env["FINERY_TRAINER_QUESTIONS_ON_CPU"] = "100"  # all: the tests hold the recipe to its targets
-    command = [sys.executable, "-m", "finery_client.demo", "--gguf", str(GGUF), "--output_dir", str(root / "output")]
+    env = {**demo_env(), "FINERY_TRAINER_QUESTIONS_ON_CPU": "100"}  # all: the tests hold the recipe to its targets
+    command = demo_command(root)
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=1500, check=False)
     return done, root / "output"
+
+
+def demo_env() -> dict[str, str]:
+    """Variables for the demo: the base model is there."""
+    return {**os.environ, "FINERY_HOME": str(Path(os.environ["FINERY_TEST_MODEL"]).parents[1]), "COLUMNS": "200"}
+
+
+def demo_command(root: Path) -> list[str]:
+    """What `make demo` runs, with its artifacts below a directory."""
+    return [sys.executable, "-m", "finery_client.demo", "--gguf", str(GGUF), "--output_dir", str(root / "output")]
 
 
 @pytest.fixture(scope="session")

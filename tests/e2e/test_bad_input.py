@@ -83,20 +83,38 @@ def test_a_port_in_use(stack: Stack) -> None:
     assert "FINERY_GATEWAY_LISTEN" in done.stderr
 
 
-def test_a_full_disk_fails_the_job_and_loses_nothing(stack: Stack, tmp_path: Path) -> None:
-    """On a real file system of 3 MiB, in a mount namespace of its own, with private services."""
+def on_a_small_disk(stack: Stack, tmp_path: Path, mebibytes: int, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script whose directory ``small`` is a real file system of that size, with private services.
+
+    It is there in a mount namespace of the script's own; what lies on it at the end is listed.
+    """
     (tmp_path / "small").mkdir()
-    options = (
-        f"--model_type {MODEL} --dataset general-en#16 --max_steps 1 --batch_size 2 --output_dir {tmp_path}/small/out"
-    )
-    script = (
-        f"mount -t tmpfs -o size=3m tmpfs {tmp_path}/small && {BIN}/finery sft {options}; status=$?; "
-        f"find {tmp_path}/small -name 'checkpoint-*' ; exit $status"
+    mounted = (
+        f"mount -t tmpfs -o size={mebibytes}m tmpfs small && PATH={BIN}:$PATH && {script}; status=$?; "
+        "find small -type f -printf 'left: %P\\n'; exit $status"
     )
     env = {**stack.env, "FINERY_HOME": str(tmp_path / "home")}
-    command = ["unshare", "--mount", "--map-root-user", "bash", "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+    command = ["unshare", "--mount", "--map-root-user", "bash", "-c", mounted]
+    return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_disk_without_room_for_a_checkpoint_fails_the_job_before_it_trains(stack: Stack, tmp_path: Path) -> None:
+    options = f"--model_type {MODEL} --dataset general-en#16 --max_steps 1 --batch_size 2 --output_dir small/out"
+    done = on_a_small_disk(stack, tmp_path, 3, f"finery sft {options}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "A checkpoint needs about" in " ".join(done.stderr.split()), "as is said before anything is written"
     assert "Traceback" not in done.stderr
     assert "checkpoint-" not in done.stdout
+
+
+def test_a_disk_that_fills_up_while_a_model_is_merged_fails_the_job_and_loses_nothing(
+    stack: Stack, quantized: Path, tmp_path: Path
+) -> None:
+    adapter = Path(str(quantized).removesuffix("-merged-awq-int4"))
+    script = f"cp -r {adapter} small/ && finery export --ckpt_dir small/{adapter.name} --merge_lora true"
+    done = on_a_small_disk(stack, tmp_path, 150, script)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No space is left on the file system" in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+    left = {line.removeprefix("left: ").partition("/")[0] for line in done.stdout.splitlines() if "left: " in line}
+    assert left == {adapter.name}

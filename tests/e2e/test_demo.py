@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
 from finery_shared.artifacts import Kind, read_manifest, verify
+from tests.e2e.conftest import demo_command, demo_env, processes_with, wait_for
 
 ROOT = Path(__file__).parents[2]
 INFERENCE_PYTHON = ROOT / ".venvs" / "inference" / "bin" / "python"
@@ -68,3 +70,20 @@ def test_plain_vllm_loads_the_quantized_model(quantized: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "quantization: awq" in done.stdout
     assert re.search(r"answer: .*Xiao Huang.*, stop", done.stdout), done.stdout
+
+
+def test_an_interrupted_demo_stops_what_it_started(tmp_path: Path) -> None:
+    env = {**demo_env(), "TMPDIR": str(tmp_path)}
+    with (tmp_path / "demo.log").open("wb") as log:
+        demo = subprocess.Popen(demo_command(tmp_path), cwd=tmp_path, env=env, stdout=log, stderr=log)
+
+    def trains() -> bool:
+        assert demo.poll() is None, (tmp_path / "demo.log").read_text()
+        return any("finery_trainer.worker" in line for line in processes_with("TMPDIR", tmp_path).values())
+
+    wait_for("a training worker", trains, 120)
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 128 + signal.SIGINT
+    assert processes_with("TMPDIR", tmp_path) == {}
+    assert not list(tmp_path.glob("finery-demo-*")), "its scratch directory"
+    assert not list(tmp_path.glob("output/**/checkpoint-*"))

@@ -1,6 +1,7 @@
 """SIGKILL for each process: callers hear of it within ten seconds, and the restarted process goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import openai
 import psutil
 
+from finery_shared.artifacts import Kind, verify
 from tests.e2e.conftest import BIN, MODEL, Stack, processes_of, wait_for
 
 SOON = 10.0
@@ -102,25 +104,40 @@ def test_a_killed_gateway_is_noticed_and_comes_back(stack: Stack) -> None:
     assert ask(stack)
 
 
-def test_trainer_and_its_worker_are_killed_and_the_job_ends_well(stack: Stack, tmp_path: Path) -> None:
-    """A command that follows the job sees it through: the service dies under it, then the worker."""
-    options = ["--model_type", MODEL, "--dataset", "general-en#40", "--max_steps", "12", "--batch_size", "2"]
-    command = [str(BIN / "finery"), "sft", *options, "--output_dir", str(tmp_path / "out")]
-    log = (tmp_path / "sft.log").open("w+")
+def follow_through_kills(stack: Stack, service: str, command: list[str], tmp_path: Path) -> str:
+    """What a command that follows a job prints: the job's service dies under it, then its worker, and it ends well."""
+    log = (tmp_path / "command.log").open("w+")
     follower = subprocess.Popen(command, cwd=stack.work, env=stack.env, stdout=subprocess.PIPE, stderr=log, text=True)
     wait_for("the job to run", lambda: "RUNNING" in stack.finery("jobs", "list").stdout.upper(), 60)
-    before = stack.kill("trainer")
-    wait_for("the trainer to be back", lambda: (stack.find("trainer") or before).pid != before.pid, 60)
-    workers = [pid for pid, line in processes_of(stack.home).items() if "finery_trainer.worker" in line]
+    before = stack.kill(service)
+    wait_for("the service to be back", lambda: (stack.find(service) or before).pid != before.pid, 60)
+    workers = [pid for pid, line in processes_of(stack.home).items() if f"finery_{service}.worker" in line]
     assert len(workers) == 1, "the worker did not outlive its service"
     os.kill(workers[0], signal.SIGKILL)
     output, _ = follower.communicate(timeout=300)
     log.seek(0)
     assert follower.returncode == 0, log.read()
     log.close()
-    best = output.strip().splitlines()[-1]
+    return output
+
+
+def test_trainer_and_its_worker_are_killed_and_the_job_ends_well(stack: Stack, tmp_path: Path) -> None:
+    options = ["--model_type", MODEL, "--dataset", "general-en#40", "--max_steps", "12", "--batch_size", "2"]
+    command = [str(BIN / "finery"), "sft", *options, "--output_dir", str(tmp_path / "out")]
+    best = follow_through_kills(stack, "trainer", command, tmp_path).strip().splitlines()[-1]
     assert best.startswith("best_model_checkpoint: ")
     assert (Path(best.partition(": ")[2]) / "adapter_model.safetensors").is_file()
+
+
+def test_quantizer_and_its_worker_are_killed_and_the_job_ends_well(
+    stack: Stack, quantized: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "tuned"
+    shutil.copytree(str(quantized).removesuffix("-merged-awq-int4"), adapter)
+    command = [str(BIN / "finery"), "export", "--ckpt_dir", str(adapter), "--merge_lora", "true"]
+    follow_through_kills(stack, "quantizer", command, tmp_path)
+    assert verify(tmp_path / "tuned-merged").kind is Kind.MODEL
+    assert not (tmp_path / ".staging").exists()
 
 
 def test_a_command_says_which_service_is_not_there(stack: Stack) -> None:

@@ -21,19 +21,36 @@ _BY_CODE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Reason.QUEUE_FULL,
 }
 
+# A status travels as headers, of which gRPC takes 8 KiB by default and above that throws away the whole error. The
+# message is sent twice, once with each byte outside ASCII as three.
+_LONGEST_MESSAGE = 1500
+_LONGEST_METADATA = 256
+
 
 def to_status(error: FineryError) -> Any:
-    """The grpc.Status to abort a call with."""
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    """The grpc.Status to abort a call with; a message longer than 1,500 bytes loses its middle."""
+    metadata = {key: _shortened(value, _LONGEST_METADATA) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     detail = any_pb2.Any()
     detail.Pack(info)
     code: int = error.kind.grpc_code.value[0]
-    return rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=[detail]))
+    message = _shortened(error.message, _LONGEST_MESSAGE)
+    return rpc_status.to_status(status_pb2.Status(code=code, message=message, details=[detail]))
+
+
+def _shortened(text: str, most: int) -> str:
+    """A text of at most so many bytes: what is wrong stands at its beginning, what to do at its end."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= most:
+        return encoded.decode()
+    tail = most // 3
+    head = most - tail - len(" … ".encode())
+    return f"{encoded[:head].decode(errors='ignore')} … {encoded[-tail:].decode(errors='ignore')}"
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> FineryError:
     """What a failed call means. ``target`` names the other side for the message, as in "the trainer at host:port"."""
-    status = rpc_status.from_call(error)
+    status = _rich_status(error)
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
@@ -47,6 +64,14 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> FineryError:
     else:
         message = f"{target} failed: {details or code.name}"
     return FineryError(reason, message, detail=f"{code.name}: {details}")
+
+
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+    try:
+        status: status_pb2.Status | None = rpc_status.from_call(error)
+    except ValueError:  # something between the two sides replaced one of its two halves
+        return None
+    return status
 
 
 def _unreachable(details: str) -> str:
