@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -20,6 +20,7 @@ from finery_gateway.openai.chat import chat_routes
 from finery_gateway.openai.completions import completion_routes
 from finery_gateway.openai.errors import ApiError, from_finery, from_http
 from finery_gateway.openai.models import model_routes
+from finery_gateway.openai.stream import StreamTimes
 from finery_gateway.openai.tokenize import tokenize_routes
 from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, RequestLog, record_of
 from finery_gateway.routing.router import Router
@@ -32,7 +33,7 @@ class Limits:
     """Sizes and times of the HTTP side."""
 
     body_bytes: int = 16 * 2**20
-    keepalive_seconds: float = 15.0
+    stream: StreamTimes = field(default_factory=StreamTimes)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def create_app(
     )
     app.include_router(health_routes(router.table, readiness, metrics))
     app.include_router(model_routes(router.table))
-    app.include_router(chat_routes(router, limits.body_bytes, limits.keepalive_seconds))
-    app.include_router(completion_routes(router, limits.body_bytes, limits.keepalive_seconds))
+    app.include_router(chat_routes(router, limits.body_bytes, limits.stream))
+    app.include_router(completion_routes(router, limits.body_bytes, limits.stream))
     app.include_router(tokenize_routes(router, limits.body_bytes))
     return app
 

@@ -10,6 +10,7 @@ from finery_gateway.auth import KeyRing, Keys
 from finery_gateway.health import Readiness
 from finery_gateway.key_file import KeyFile
 from finery_gateway.metrics import GatewayMetrics
+from finery_gateway.openai.stream import StreamTimes
 from finery_gateway.routing.names import Addresses
 from finery_gateway.routing.router import Router, RouterTimes
 from finery_gateway.routing.watcher import WatchTimes
@@ -50,7 +51,7 @@ def _process(settings: Settings, listen: Callable[[], socket.socket], serving: S
     router = Router(Addresses(settings.inference), lambda address: open_channel(address, settings.rpc), log, times)
     readiness, metrics = Readiness(router.table), GatewayMetrics(router.table)
     access = Access(_keys(settings, log), settings.cors_origins, settings.metrics_guarded)
-    limits = Limits(settings.body_bytes, settings.keepalive_seconds)
+    limits = Limits(settings.body_bytes, StreamTimes(settings.keepalive_seconds, settings.send_seconds))
     app = create_app(router, log, access, limits, readiness, metrics)
     return GatewayProcess(app, router, listen, serving, readiness, metrics, log)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import uvicorn
 from fastapi import FastAPI
 
+from finery_gateway.connection import Connection
 from finery_gateway.health import Readiness
 from finery_gateway.metrics import GatewayMetrics
 from finery_gateway.routing.router import Router
@@ -64,7 +65,7 @@ class GatewayProcess:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -67,6 +67,9 @@ class Settings(ServiceSettings):
     keepalive_seconds: Annotated[float, Field(gt=0)] = 15.0
     """A stream that has nothing to say sends a comment this often."""
 
+    send_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A client that takes nothing of its stream for this long is cut off."""
+
     stale_seconds: Annotated[float, Field(gt=0)] = 2.0
     """An inference process that was silent for this long gets requests only if no other one has the model."""
 

@@ -10,12 +10,13 @@ from finery_gateway.openai import convert, examples, unserved
 from finery_gateway.openai.documented import answers, request_body
 from finery_gateway.openai.respond import CHAT, respond
 from finery_gateway.openai.schemas import ChatCompletionRequest
+from finery_gateway.openai.stream import StreamTimes
 from finery_gateway.openai.validation import check, read_body
 from finery_gateway.request_log import record_of
 from finery_gateway.routing.router import Router
 
 
-def chat_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> APIRouter:
+def chat_routes(router: Router, body_bytes: int, times: StreamTimes) -> APIRouter:
     """The route, answered by a router's backends."""
     routes = APIRouter()
 
@@ -31,6 +32,6 @@ def chat_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> AP
         wish = check(ChatCompletionRequest, await read_body(request, body_bytes), unserved.CHAT)
         record.note_wish(wish.model, stream=bool(wish.stream))
         generation = router.generate(convert.to_generate(wish), record.request_id)
-        return await respond(request, generation, wish, CHAT, keepalive_seconds)
+        return await respond(request, generation, wish, CHAT, times)
 
     return routes

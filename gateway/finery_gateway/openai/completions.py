@@ -10,6 +10,7 @@ from finery_gateway.openai import convert, examples, unserved
 from finery_gateway.openai.documented import answers, request_body
 from finery_gateway.openai.respond import TEXT, respond
 from finery_gateway.openai.schemas import CompletionRequest
+from finery_gateway.openai.stream import StreamTimes
 from finery_gateway.openai.validation import check, read_body
 from finery_gateway.request_log import record_of
 from finery_gateway.routing.generation import Answering
@@ -17,7 +18,7 @@ from finery_gateway.routing.router import Router
 from finery_gateway.routing.several import Several
 
 
-def completion_routes(router: Router, body_bytes: int, keepalive_seconds: float) -> APIRouter:
+def completion_routes(router: Router, body_bytes: int, times: StreamTimes) -> APIRouter:
     """The route, answered by a router's backends."""
     routes = APIRouter()
 
@@ -33,7 +34,9 @@ def completion_routes(router: Router, body_bytes: int, keepalive_seconds: float)
         wish = check(CompletionRequest, await read_body(request, body_bytes), unserved.COMPLETIONS)
         record.note_wish(wish.model, stream=bool(wish.stream))
         generations = [router.generate(each, record.request_id) for each in convert.to_generates(wish)]
-        generation: Answering = generations[0] if len(generations) == 1 else Several(generations, wish.n or 1)
-        return await respond(request, generation, wish, TEXT, keepalive_seconds)
+        generation: Answering = generations[0]
+        if len(generations) > 1:
+            generation = Several(generations, wish.n or 1, streamed=bool(wish.stream))
+        return await respond(request, generation, wish, TEXT, times)
 
     return routes

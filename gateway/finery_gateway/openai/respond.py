@@ -16,7 +16,7 @@ from finery_gateway.openai.head import Head
 from finery_gateway.openai.schemas import SamplingRequest
 from finery_gateway.openai.shape import field_names
 from finery_gateway.openai.sse import ChatFrames, Frames, TextFrames
-from finery_gateway.openai.stream import EventStream
+from finery_gateway.openai.stream import EventStream, StreamTimes
 from finery_gateway.request_log import CLIENT_CLOSED_REQUEST, record_of
 from finery_gateway.routing.generation import Answering, ClientGoneError
 
@@ -38,7 +38,7 @@ TEXT = Form("prompt", "cmpl", TextFrames, Answer.completion)
 
 
 async def respond(
-    request: Request, generation: Answering, wish: SamplingRequest, form: Form, keepalive_seconds: float
+    request: Request, generation: Answering, wish: SamplingRequest, form: Form, times: StreamTimes
 ) -> Response:
     """The response to `request`, as `wish` asks for it. Raises FineryError while nothing was sent."""
     record = record_of(request)
@@ -49,7 +49,7 @@ async def respond(
         def begin(fingerprint: str | None) -> Frames:
             return form.frames(head.fields(fingerprint), usage)
 
-        return EventStream(generation, begin, record, keepalive_seconds, include_usage=usage)
+        return EventStream(generation, begin, record, times, include_usage=usage)
     async with ClientWatch(request.receive, generation.cancel):
         try:
             answer = await collect(generation)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from finery.inference.v1 import inference_pb2 as pb
 from finery_gateway.client_watch import ClientWatch
+from finery_gateway.connection import ABORT
 from finery_gateway.openai import convert, sse
 from finery_gateway.openai.errors import from_finery, shutting_down
 from finery_gateway.openai.tool_calls import tool_call_delta
@@ -26,6 +29,16 @@ _HEADERS = [
 ]
 
 
+@dataclass(frozen=True)
+class StreamTimes:
+    """How patient a stream is, in seconds."""
+
+    keepalive: float = 15.0
+    """Idle for this long, it sends a comment."""
+    send: float = 60.0
+    """A client that takes nothing for this long is cut off: its request holds a place among those of the engine."""
+
+
 class EventStream(Response):
     """Sends the status with the first event, so that a request which fails before has a proper HTTP error.
 
@@ -39,7 +52,7 @@ class EventStream(Response):
         generation: Answering,
         begin: Callable[[str | None], sse.Frames],
         record: RequestRecord,
-        keepalive_seconds: float,
+        times: StreamTimes,
         *,
         include_usage: bool,
     ) -> None:
@@ -48,13 +61,12 @@ class EventStream(Response):
         self._begin_frames = begin
         self._include_usage = include_usage
         self._record = record
-        self._keepalive_seconds = keepalive_seconds
+        self._times = times
         self._keeping_alive = asyncio.Lock()
         self._writing = False
         self._started = False
         self._finished = False
-        self._writes = 0
-        self._writes_at_tick = 0
+        self._wrote = time.monotonic()
         self._seen: set[int] = set()
         self._frames: sse.Frames | None = None
 
@@ -62,7 +74,9 @@ class EventStream(Response):
         """Write the stream."""
         self._send = send
         self._send_body: Send = scope.get(BODY_SEND, send)
-        async with ClientWatch(receive, self._on_gone, self._keepalive_seconds, self._keep_alive):
+        self._abort: Callable[[], None] = scope.get(ABORT, self._generation.cancel)
+        tick = min(self._times.keepalive, self._times.send)
+        async with ClientWatch(receive, self._on_gone, tick, self._tick):
             try:
                 await self._relay()
             except ClientGoneError:
@@ -134,19 +148,34 @@ class EventStream(Response):
             self._writing = False
 
     async def _put(self, data: bytes, last: bool) -> None:
-        self._writes += 1
+        self._wrote = time.monotonic()
         self._finished = last
         if not self._started:
             self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         await self._send_body({"type": "http.response.body", "body": data, "more_body": not last})
 
-    async def _keep_alive(self) -> None:
+    async def _tick(self) -> None:
+        quiet = time.monotonic() - self._wrote
         # A write that waits for a slow client is not idle.
-        if self._writes == self._writes_at_tick and not self._finished and not self._writing:
-            async with self._keeping_alive:
-                await self._put(sse.KEEPALIVE, last=False)
-        self._writes_at_tick = self._writes
+        if self._writing:
+            if quiet >= self._times.send:
+                self._cut_off()
+        elif quiet >= self._times.keepalive and not self._finished:
+            await self._keep_alive()
+
+    async def _keep_alive(self) -> None:
+        async with self._keeping_alive:
+            try:
+                async with asyncio.timeout(self._times.send):
+                    await self._put(sse.KEEPALIVE, last=False)
+            except TimeoutError:
+                self._cut_off()
+
+    def _cut_off(self) -> None:
+        self._record.note(stopped_reading=True)
+        self._generation.cancel()
+        self._abort()
 
     def _on_gone(self) -> None:
         # Servers report a disconnect, too, once the response is complete.

@@ -15,11 +15,15 @@ _AHEAD = 64
 
 
 class Several:
-    """Runs ``generations`` side by side; answer j of prompt i becomes answer i · n + j. One that fails ends all."""
+    """Runs ``generations`` side by side; answer j of prompt i becomes answer i · n + j. One that fails ends all.
 
-    def __init__(self, generations: Sequence[Generation], n: int) -> None:
+    If they are not ``streamed``, each is held back until it is complete, and moves to another backend until then.
+    """
+
+    def __init__(self, generations: Sequence[Generation], n: int, *, streamed: bool) -> None:
         self._generations = generations
         self._n = n
+        self._events_of = _events if streamed else _events_at_the_end
 
     @property
     def backend(self) -> str:
@@ -57,7 +61,7 @@ class Several:
 
         async def relay(at: int, generation: Generation) -> None:
             try:
-                async with aclosing(generation.events()) as events:
+                async with aclosing(self._events_of(generation)) as events:
                     async for event in events:
                         if event.HasField("chunk"):
                             event.chunk.index += at * self._n
@@ -89,3 +93,22 @@ class Several:
             for field in ("prompt_tokens", "completion_tokens", "cached_tokens"):
                 setattr(whole.usage, field, getattr(whole.usage, field) + getattr(complete.usage, field))
         return whole
+
+
+def _events(generation: Generation) -> AsyncGenerator[pb.GenerateResponse, None]:
+    return generation.events()
+
+
+async def _events_at_the_end(generation: Generation) -> AsyncGenerator[pb.GenerateResponse, None]:
+    """All events of an answer once it is complete: what a backend that fails midway has made is dropped."""
+    while True:
+        try:
+            async with aclosing(generation.events()) as events:
+                whole = [event async for event in events]
+        except FineryError as failure:
+            if not generation.may_move(failure):
+                raise
+        else:
+            break
+    for event in whole:
+        yield event

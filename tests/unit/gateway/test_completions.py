@@ -157,7 +157,7 @@ async def test_a_bug_in_one_of_several_is_raised_where_they_are_read() -> None:
             yield pb.GenerateResponse(chunk=pb.GenerateChunk(text="a"))
             raise ZeroDivisionError
 
-    several = Several([Broken(), Broken()], 1)  # type: ignore[list-item]
+    several = Several([Broken(), Broken()], 1, streamed=True)  # type: ignore[list-item]
     with pytest.raises(ZeroDivisionError):
         async with asyncio.timeout(10):
             [event async for event in several.events()]

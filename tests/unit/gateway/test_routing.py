@@ -187,6 +187,29 @@ async def test_whole_answers_move_in_midway_streams_do_not(start_gateway: Start,
     assert stream.text.endswith('"code":"engine_unavailable"}}\n\n')
 
 
+async def test_of_several_prompts_the_one_that_fails_moves(start_gateway: Start, stack: AsyncExitStack) -> None:
+    fakes = [await start_fake(stack, "toy"), await start_fake(stack, "toy")]
+    asked: list[str] = []
+
+    def script(request: inference_pb2.GenerateRequest) -> Script:
+        asked.append(request.text.text)
+        pieces = (f"<{request.text.text}", ">")
+        if asked.count("b") == 1 and asked[-1] == "b":
+            return Script(pieces, failure=FineryError(Reason.ENGINE_DEAD, "It died."), fails_after=1)
+        return Script(pieces, delay=0.2)
+
+    for fake in fakes:
+        fake.script = script
+    prompts = {"model": "toy", "prompt": ["a", "b", "c"], "n": 2}
+    async with httpx.AsyncClient(base_url=await start_gateway(*fakes)) as http:
+        whole = await http.post("/v1/completions", json=prompts)
+        assert [choice["text"] for choice in whole.json()["choices"]] == ["<a>", "<a>", "<b>", "<b>", "<c>", "<c>"]
+        assert sorted(asked) == ["a", "b", "b", "c"]
+        asked.clear()
+        stream = await http.post("/v1/completions", json=prompts | {"stream": True})
+        assert stream.text.endswith('"code":"engine_unavailable"}}\n\n')
+
+
 async def test_nobody_there(start_gateway: Start, stack: AsyncExitStack) -> None:
     fake = await start_fake(stack, "toy")
     await fake.stop()

@@ -30,6 +30,7 @@ def test_several_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         ("FINERY_GATEWAY_LISTEN", "example.org:8000"),
         ("FINERY_GATEWAY_BODY_BYTES", "many"),
         ("FINERY_GATEWAY_REQUEST_SECONDS", "0"),
+        ("FINERY_GATEWAY_SEND_SECONDS", "0"),
         ("FINERY_GATEWAY_API_KEYS", "sha256:123"),
         ("FINERY_GATEWAY_TLS_CERT", "/cert.pem"),
         ("FINERY_GATEWAY_TLS_KEY", "/key.pem"),
