@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 import gc
 import os
@@ -16,6 +17,7 @@ from finery_inference.engines.vllm.tuning import TUNING
 from finery_shared.errors import FineryError, Reason
 from tests.unit.inference.adapter_directories import write_adapter
 from tests.unit.inference.engine_contract import AdapterContract, EngineContract, EngineUnderTest
+from tests.unit.inference.harness import eventually
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -96,6 +98,24 @@ class TestVllmEngine(EngineContract):
 async def test_nothing_is_left_of_a_shut_down_engine() -> None:
     _, alive = psutil.wait_procs(engine_processes(), timeout=10)
     assert not alive
+
+
+async def test_a_cancelled_start_ends_when_nothing_is_left_of_it(factory: VllmFactory, smollm2: Path) -> None:
+    starting = asyncio.create_task(factory.start(EngineConfig(smollm2, max_model_len=512)))
+    await eventually(lambda: bool(engine_processes()), seconds=120)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not engine_processes()
+
+
+async def test_a_shutdown_waits_for_the_end_of_one_that_was_cancelled(factory: VllmFactory, smollm2: Path) -> None:
+    engine = await factory.start(EngineConfig(smollm2, max_model_len=512))
+    first = asyncio.create_task(engine.shutdown())
+    await asyncio.sleep(0)
+    first.cancel()
+    await engine.shutdown()
+    assert not engine_processes()
 
 
 async def test_what_may_be_tuned_is_vllms(factory: VllmFactory) -> None:

@@ -243,7 +243,7 @@ class EngineContract:
     async def test_shutdown_ends_running_requests(self, ending: EngineUnderTest) -> None:
         generation = ending.engine.generate(ending.request("ending", max_tokens=1500))
         await anext(generation)
-        await ending.engine.shutdown()
+        await asyncio.gather(ending.engine.shutdown(), ending.engine.shutdown())
         assert not ending.engine.alive
         with pytest.raises(FineryError) as refusal:
             async with asyncio.timeout(5):

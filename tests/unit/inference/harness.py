@@ -66,9 +66,10 @@ class Harness:
         hubs: Sequence[ModelHub] = (),
         most: int = 2048,
         hung_seconds: float = 0.0,
+        factory: FakeEngineFactory | None = None,
     ) -> None:
         self.home = home
-        self.factory = FakeEngineFactory(pace or FakePace(tokens_per_second=2000))
+        self.factory = factory or FakeEngineFactory(pace or FakePace(tokens_per_second=2000))
         settings = Settings(listen="127.0.0.1:0", home=home, drain_seconds=5)
         log = logger("test")
         self.store = store(open_sqlite(settings.state / "deployments.db"))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from finery.inference.v1 import deployments_pb2 as d
@@ -362,6 +363,19 @@ async def test_deleting_a_loading_adapter_is_harmless(adapted: Adapted) -> None:
     await adapted.remove(made.name)
     assert not (await adapted.deployments.ListAdapters(d.ListAdaptersRequest(parent=base.name))).adapters
     await eventually(lambda: not adapted.store.adapters(base.name))
+
+
+async def test_deleting_an_adapter_several_times_at_once_is_deleting_it_once(adapted: Adapted) -> None:
+    """Who asks meanwhile hears that it is deleted, who comes after that, that there is none."""
+    base = await adapted.base()
+    for number in range(5):
+        made = await adapted.add(base.name, write_adapter(adapted.home / f"a{number}"), f"a{number}")
+        calls = [adapted.deployments.DeleteAdapter(d.DeleteAdapterRequest(name=made.name)) for _ in range(4)]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert d.DeleteAdapterResponse() in ends
+        failed = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+        assert {end.code() for end in failed} <= {grpc.StatusCode.NOT_FOUND}, failed
+    assert not (await adapted.deployments.ListAdapters(d.ListAdaptersRequest(parent=base.name))).adapters
 
 
 async def test_an_engine_without_adapters_is_told_at_once(adapted: Adapted) -> None:

@@ -156,7 +156,7 @@ async def test_bad_prompts_are_named(harness: Harness, model_dir: Path) -> None:
         ({"chat": {}}, "messages"),
         ({"chat": {"messages": [{"content": "hi"}]}}, "messages[0].role"),
         ({"text": {"text": ""}}, "prompt"),
-        ({"token_ids": {"token_ids": [1, 259]}}, "token_ids"),
+        ({"token_ids": {"token_ids": [1, 259]}}, "prompt"),
         ({"text": {"text": "x"}, "sampling": {"logit_bias": {259: 1}}}, "logit_bias"),
         ({"text": {"text": "x"}, "sampling": {"stop_token_ids": [259]}}, "stop_token_ids"),
         ({"text": {"text": "x"}, "sampling": {"min_tokens": 9, "max_tokens": 8}}, "min_tokens"),
@@ -165,6 +165,7 @@ async def test_bad_prompts_are_named(harness: Harness, model_dir: Path) -> None:
         error = await refusal(harness.inference.Generate(i.GenerateRequest(model="m", **request)))
         assert error.reason is Reason.INVALID_ARGUMENT, request
         assert error.metadata == {"field": field}
+        assert error.message.startswith(f"{field}: ")
     assert harness.generator.running == 0
 
 

@@ -24,11 +24,15 @@ async def test_every_refused_request_gets_an_error_of_its_own() -> None:
     async def load(record: DeploymentRecord) -> LoadedModel:
         raise engine_dead("killed")
 
+    async def unload(model: LoadedModel) -> None:
+        raise AssertionError("there is none")
+
     async def load_adapter(record: AdapterRecord, base: DeploymentRecord, model: LoadedModel) -> EngineAdapter:
         raise AssertionError("there are none")
 
     adapters = Adapters((), load_adapter, lambda: None, logger("test"))
-    runner = Runner(RECORD, load, lambda: None, RestartPolicy(attempts=1), Watchdog(), logger("test"), adapters)
+    policy, log = RestartPolicy(attempts=1), logger("test")
+    runner = Runner(RECORD, load, unload, lambda: None, policy, Watchdog(), log, adapters)
     runner.start()
     await eventually(lambda: runner.deployment.state is State.FAILED)
     errors = []

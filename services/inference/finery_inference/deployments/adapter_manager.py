@@ -51,9 +51,12 @@ class AdapterManager:
         return self._deployments.runner(parent).deployment.adapters
 
     async def delete(self, name: str) -> None:
-        """Forget an adapter, then unload it; raises DEPLOYMENT_NOT_FOUND."""
+        """Forget an adapter, then unload it; asked again meanwhile, it is the same removal.
+
+        Raises DEPLOYMENT_NOT_FOUND.
+        """
         runner, _ = self._find(name)
-        await self._deployments.whole.run(self._remove(runner, name))
+        await self._deployments.whole.once(name, lambda: self._remove(runner, name))
 
     async def _place(self, parent: str, spec: AdapterSpec, model_id: str, request_id: str) -> Adapter:
         record: AdapterRecord = await asyncio.to_thread(self._store.create_adapter, parent, spec, model_id, request_id)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finery_inference.deployments.accepted import once_checked
 from finery_inference.deployments.adapter_files import AdapterFiles, read_adapter
 from finery_inference.deployments.model import AdapterSpec, DeploymentRecord
 from finery_shared.artifacts import MANIFEST, Manifest, look_over, verify
@@ -32,16 +33,16 @@ class AdapterResolver:
                 f"{base.model_id} was deployed without adapters. Delete it and deploy it with --enable_lora true.",
                 deployment=base.name,
             )
-        self._checked(spec, base, model, look_over)
+        self._checked(self.check_path(spec.ckpt_dir, "ckpt_dir"), base, model, look_over)
 
     def resolve(self, spec: AdapterSpec, base: DeploymentRecord, model: Path) -> Path:
         """The adapter's directory, every file verified if it has a manifest. Raises as `look`."""
-        return self._checked(spec, base, model, verify).path
+        path = once_checked(self.check_path)(spec.ckpt_dir, "ckpt_dir")
+        return self._checked(path, base, model, verify).path
 
     def _checked(
-        self, spec: AdapterSpec, base: DeploymentRecord, model: Path | None, read: Callable[[Path], Manifest]
+        self, path: Path, base: DeploymentRecord, model: Path | None, read: Callable[[Path], Manifest]
     ) -> AdapterFiles:
-        path = self.check_path(spec.ckpt_dir, "ckpt_dir")
         manifest = read(path) if (path / MANIFEST).is_file() else None
         files = read_adapter(path)
         if manifest is not None:

@@ -15,6 +15,7 @@ from finery_inference.deployments.runner import Runner
 from finery_inference.deployments.source import Source, SourceResolver
 from finery_inference.deployments.store import DeploymentStore
 from finery_inference.deployments.tables import not_found
+from finery_inference.deployments.turns import Turns
 from finery_inference.deployments.watchdog import Watchdog
 from finery_inference.deployments.whole import Whole
 from finery_inference.engines.protocol import EngineAdapter, EngineConfig, EngineFactory, LoraLimits
@@ -46,8 +47,7 @@ class DeploymentManager:
         self._log = log
         self._runners: dict[str, Runner] = {}
         self._board = Board(self._deployments)
-        # Engines measure the memory that is free when they start, so one starts at a time.
-        self._loading = asyncio.Lock()
+        self._turns = Turns()
         self._creating = asyncio.Lock()
         self._restored = asyncio.Event()
         self.whole = Whole()
@@ -106,8 +106,12 @@ class DeploymentManager:
         return self._deployments()
 
     async def delete(self, name: str) -> None:
-        """Forget a deployment, then unload it; raises DEPLOYMENT_NOT_FOUND."""
-        await self.whole.run(self._remove(self.runner(name)))
+        """Forget a deployment, then unload it; raises DEPLOYMENT_NOT_FOUND.
+
+        Asked again meanwhile, it is the same removal. One that is still loading is undone after this has returned.
+        """
+        runner = self.runner(name)
+        await self.whole.once(name, lambda: self._remove(runner))
 
     def watch(self) -> AsyncGenerator[Snapshot, None]:
         """Snapshots: one at once, then after every change and as heartbeats."""
@@ -164,7 +168,7 @@ class DeploymentManager:
     def _run(self, record: DeploymentRecord, adapters: Iterable[AdapterRecord]) -> Runner:
         changed, log = self._board.changed, self._log
         beside = Adapters(adapters, self._load_adapter, changed, log)
-        runner = Runner(record, self._load, changed, self._policy, self._watchdog, log, beside)
+        runner = Runner(record, self._load, self._turns.end, changed, self._policy, self._watchdog, log, beside)
         self._runners[record.name] = runner
         runner.start()
         self._board.changed()
@@ -173,13 +177,15 @@ class DeploymentManager:
     async def _load(self, record: DeploymentRecord) -> LoadedModel:
         # A download can't be interrupted; nobody waits for its end when the deployment is deleted or the process ends.
         source = await in_daemon_thread(lambda: self._sources.resolve(record.spec), f"resolve {record.name}")
-        async with self._loading:
-            engine = await self._factory(record.spec).start(_config(record.spec, source))
-            try:
-                return await asyncio.to_thread(front, engine, source.path, source.tool_parser)
-            except BaseException:
-                await engine.shutdown()
-                raise
+        return await self._turns.start(lambda: self._start(record.spec, source))
+
+    async def _start(self, spec: DeploymentSpec, source: Source) -> LoadedModel:
+        engine = await self._factory(spec).start(_config(spec, source))
+        try:
+            return await asyncio.to_thread(front, engine, source.path, source.tool_parser)
+        except BaseException:
+            await engine.shutdown()
+            raise
 
     async def _load_adapter(self, record: AdapterRecord, base: DeploymentRecord, model: LoadedModel) -> EngineAdapter:
         resolve = self._adapter_sources.resolve

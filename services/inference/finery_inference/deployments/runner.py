@@ -17,6 +17,7 @@ from finery_shared.errors import FineryError, Reason
 from finery_shared.log import Logger
 
 Load = Callable[[DeploymentRecord], Awaitable[LoadedModel]]
+Unload = Callable[[LoadedModel], Awaitable[None]]
 
 
 class Runner:
@@ -26,6 +27,7 @@ class Runner:
         self,
         record: DeploymentRecord,
         load: Load,
+        unload: Unload,
         changed: Callable[[], None],
         policy: RestartPolicy,
         watchdog: Watchdog,
@@ -35,6 +37,7 @@ class Runner:
         self.record = record
         self.adapters = adapters
         self._load = load
+        self._unload = unload
         self._changed = changed
         self._policy = policy
         self._watchdog = watchdog
@@ -138,7 +141,7 @@ class Runner:
     async def _drop_model(self) -> None:
         await self.adapters.detach()
         if self._model is not None:
-            await self._model.engine.shutdown()
+            await self._unload(self._model)
         # Only now: who is cancelled on the way leaves the rest to `stop`.
         self._model = None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finery_inference.deployments.accepted import once_checked
 from finery_inference.deployments.model import DeploymentSpec
 from finery_shared.artifacts import Kind, Manifest, look_over, read_manifest, verify
 from finery_shared.errors import FineryError, Reason, invalid
@@ -37,10 +38,10 @@ class SourceResolver:
         INVALID_ARGUMENT for a length beyond the model's.
         """
         if spec.ckpt_dir:
-            path, manifest = self._artifact(spec.ckpt_dir, look_over)
+            path, manifest = self._artifact(spec.ckpt_dir, look_over, self.check_path)
             _check_length(spec, from_path(path, manifest.model_type))
             return manifest.model_type
-        found = self._model(spec)
+        found = self._model(spec, self.check_path)
         found.check_fetchable()
         if found.spec is not None:
             _check_length(spec, found.spec)
@@ -51,17 +52,20 @@ class SourceResolver:
 
         Raises what `look`, `finery_shared.artifacts.verify` and `finery_shared.models.FoundModel.fetched` raise.
         """
+        check_path = once_checked(self.check_path)
         if spec.ckpt_dir:
-            path, manifest = self._artifact(spec.ckpt_dir, verify)
+            path, manifest = self._artifact(spec.ckpt_dir, verify, check_path)
             model = from_path(path, manifest.model_type)
             _check_length(spec, model)
             return Source(path, manifest.model_type, model.tool_parser)
-        fetched = self._model(spec).fetched()
+        fetched = self._model(spec, check_path).fetched()
         _check_length(spec, fetched.spec)
         return Source(fetched.path, fetched.spec.model_type, fetched.spec.tool_parser)
 
-    def _artifact(self, ckpt_dir: str, read: Callable[[Path], Manifest]) -> tuple[Path, Manifest]:
-        path = self.check_path(ckpt_dir, "ckpt_dir")
+    def _artifact(
+        self, ckpt_dir: str, read: Callable[[Path], Manifest], check_path: CheckPath
+    ) -> tuple[Path, Manifest]:
+        path = check_path(ckpt_dir, "ckpt_dir")
         if (path / "adapter_config.json").is_file() or read_manifest(path).kind is Kind.ADAPTER:
             raise FineryError(
                 Reason.MODEL_INVALID,
@@ -72,13 +76,13 @@ class SourceResolver:
             )
         return path, read(path)
 
-    def _model(self, spec: DeploymentSpec) -> FoundModel:
+    def _model(self, spec: DeploymentSpec, check_path: CheckPath) -> FoundModel:
         return find_model(
             spec.model_type or None,
             spec.model_id_or_path or None,
             store=self.store,
             hubs=self.hubs,
-            check_path=self.check_path,
+            check_path=check_path,
         )
 
 

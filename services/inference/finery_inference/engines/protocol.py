@@ -210,7 +210,10 @@ class InferenceEngine(Protocol):
         """End the engine's processes at once, hung ones too; `shutdown` is still to be called."""
 
     async def shutdown(self) -> None:
-        """End the engine and its processes; running requests end with ENGINE_DEAD. Harmless when it is dead."""
+        """End the engine and its processes; running requests end with ENGINE_DEAD. Harmless when it is dead.
+
+        Every call waits for the end, one that comes while another is under way too.
+        """
 
 
 class EngineFactory(Protocol):
@@ -227,7 +230,7 @@ class EngineFactory(Protocol):
         """Refuse further arguments that no engine of this kind may get, by INVALID_ARGUMENT naming them."""
 
     async def start(self, config: EngineConfig) -> InferenceEngine:
-        """Load a model. When the call is cancelled, what it began is undone.
+        """Load a model. When the call is cancelled, it ends when what it began is undone; cancelled again, at once.
 
         Raises INVALID_ARGUMENT or ENGINE_FAILED for a model or arguments that can't work, ENGINE_DEAD when a process of
         the engine was ended from outside.

@@ -35,6 +35,21 @@ def in_daemon_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     return future
 
 
+async def made_in_daemon_thread(make: Callable[[], T], undo: Callable[[T], object], name: str) -> T:
+    """What ``make`` makes in a daemon thread, which can't be interrupted.
+
+    A call that is cancelled ends when ``undo`` has taken back what was made; cancelled again, it ends at once.
+    """
+    making = in_daemon_thread(make, name)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait([making])
+        if making.exception() is None:
+            await in_daemon_thread(lambda: undo(making.result()), f"undo {name}")
+        raise
+
+
 def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(callback)

@@ -26,7 +26,7 @@ async def token_ids(model: LoadedModel, prompt: PromptInput) -> Sequence[int]:
     if isinstance(prompt, TokenIdsInput):
         largest = max(prompt.token_ids, default=0)
         if largest >= model.vocab_size:
-            raise invalid("token_ids", f"{largest} is beyond the model's {model.vocab_size} tokens.")
+            raise invalid("prompt", f"{largest} is beyond the model's {model.vocab_size} tokens.")
         ids: Sequence[int] = prompt.token_ids
     else:
         tokenizer = model.engine.tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, cast
 
 from vllm.config import StructuredOutputsConfig
@@ -29,7 +30,7 @@ from finery_inference.engines.protocol import (
     Tokenizer,
     Vitals,
 )
-from finery_inference.engines.threads import in_daemon_thread
+from finery_inference.engines.threads import in_daemon_thread, made_in_daemon_thread
 from finery_inference.engines.vllm.adapters import VllmAdapters, lora_request
 from finery_inference.engines.vllm.arguments import engine_arguments, most_adapters, start_error
 from finery_inference.engines.vllm.hardware import Hardware
@@ -48,7 +49,7 @@ class VllmEngine:
         self._recorder = recorder
         self._processes = processes
         self._adapters = VllmAdapters(llm, most_adapters)
-        self._down = False
+        self._ending: asyncio.Future[None] | None = None
         self._killed = False
         self._checks_asked = 0
         self._checks_answered = 0
@@ -71,7 +72,7 @@ class VllmEngine:
     @property
     def alive(self) -> bool:
         """What vLLM's monitor of its processes says, until they were ended from here."""
-        return not (self._down or self._killed or self._llm.errored)
+        return not (self._ending or self._killed or self._llm.errored)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[Delta, None]:
         """Deltas as vLLM makes them; several that wait are merged into one."""
@@ -144,12 +145,12 @@ class VllmEngine:
         self._end_requests()
 
     async def shutdown(self) -> None:
-        """End vLLM's processes, within a few seconds."""
-        if not self._down:
-            self._down = True
+        """End vLLM's processes, within a few seconds; vLLM itself returns at once when it is told again meanwhile."""
+        if self._ending is None:
             self._end_requests()
-            await asyncio.to_thread(self._llm.shutdown, 5.0)
-            self._end_requests()
+            self._ending = in_daemon_thread(lambda: self._llm.shutdown(5.0), "vllm shutdown")
+        await asyncio.shield(self._ending)
+        self._end_requests()
 
     def _end_requests(self) -> None:
         # AsyncLLM.shutdown cancels the task that would tell them, often before it has.
@@ -168,15 +169,12 @@ class VllmStarter:
         self._last_words = LastWords.from_env()
 
     async def start(self, config: EngineConfig) -> VllmEngine:
-        """Load a model. A start that is cancelled goes on in its thread and is undone there."""
+        """Load a model. A start that is cancelled goes on in its thread and is undone when it is over."""
         recorder = StatsRecorder()
         self._last_words.forget()
-        building = in_daemon_thread(lambda: self._build(config, recorder), "vllm start")
         try:
-            llm = await asyncio.shield(building)
-        except asyncio.CancelledError:
-            building.add_done_callback(_discard)
-            raise
+            build = partial(self._build, config, recorder)
+            llm = await made_in_daemon_thread(build, AsyncLLM.shutdown, "vllm start")
         except Exception as error:
             raise start_error(config, error, self._last_words.read()) from error
         cores = llm.engine_core.resources.engine_manager.processes
@@ -191,11 +189,6 @@ class VllmStarter:
         # By it vLLM sizes an engine's batches as for its own server; an engine without context gets small ones.
         context = UsageContext.OPENAI_API_SERVER
         return AsyncLLM.from_engine_args(arguments, usage_context=context, stat_loggers=[recorder.factory])
-
-
-def _discard(building: asyncio.Future[AsyncLLM]) -> None:
-    if not building.cancelled() and building.exception() is None:
-        in_daemon_thread(building.result().shutdown, "vllm discard")
 
 
 def _deltas(output: RequestOutput, sampling: Sampling) -> list[Delta]:
