@@ -41,7 +41,14 @@ class QuantizerApplication:
         executor = LocalExecutor(worker, state, environment=_worker_environment(settings))
         engine_settings = engine_settings or EngineSettings(max_running_jobs=settings.max_running_jobs)
         self._engine = JobEngine(
-            store, executor, ExportKind(), state, self._endpoint, engine_settings, counters=JobCounters(registry)
+            store,
+            executor,
+            ExportKind(),
+            state,
+            self._endpoint,
+            engine_settings,
+            accepting=settings.accepting_environment(),
+            counters=JobCounters(registry),
         )
         planner = make_planner(settings)
         servicers = [quantizer_servicer(self._engine, store, planner), worker_servicer(self._engine)]

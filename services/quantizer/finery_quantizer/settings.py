@@ -42,9 +42,15 @@ class QuantizerSettings(ServiceSettings):
 
     def environment(self) -> dict[str, str]:
         """Environment variables from which another process reads the same settings."""
+        return self._variables(*(name for name in type(self).model_fields if name not in _OF_THE_SERVICE))
+
+    def accepting_environment(self) -> dict[str, str]:
+        """Variables that a job's workers get as they were when it was accepted: its paths were checked by them."""
+        return self._variables("allowed_roots")
+
+    def _variables(self, *names: str) -> dict[str, str]:
         prefix = str(self.model_config["env_prefix"])
-        values = {name: getattr(self, name) for name in type(self).model_fields if name not in _OF_THE_SERVICE}
-        return {f"{prefix}{name.upper()}": _text(value) for name, value in values.items()}
+        return {f"{prefix}{name.upper()}": _text(getattr(self, name)) for name in names}
 
 
 def _text(value: object) -> str:

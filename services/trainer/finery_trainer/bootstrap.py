@@ -47,7 +47,14 @@ class TrainerApplication:
             max_running_jobs=settings.max_running_jobs, cancel_grace=CANCEL_GRACE
         )
         self._engine = JobEngine(
-            store, executor, TrainingKind(), state, self._endpoint, engine_settings, counters=JobCounters(registry)
+            store,
+            executor,
+            TrainingKind(),
+            state,
+            self._endpoint,
+            engine_settings,
+            accepting=settings.accepting_environment(),
+            counters=JobCounters(registry),
         )
         planner = make_planner(settings)
         servicers = [trainer_servicer(self._engine, store, planner), worker_servicer(self._engine)]

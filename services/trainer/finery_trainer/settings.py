@@ -31,12 +31,16 @@ class TrainerSettings(ServiceSettings):
     questions_on_cpu: Annotated[int, Field(ge=1)] = 16
     """Questions of the identity score that a job asks on a CPU; on a GPU it asks all, and reads all held-out text."""
 
+    def accepting_environment(self) -> dict[str, str]:
+        """Variables that a job's workers get as they were when it was accepted: its paths were checked by them."""
+        return {"FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, self.allowed_roots))}
+
     def worker_environment(self) -> dict[str, str]:
         """The variables by which a worker gets these settings, wherever the service has them from."""
         return {
             **self.rpc.environment,
             "FINERY_HOME": str(self.home),
-            "FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, self.allowed_roots)),
+            **self.accepting_environment(),
             "FINERY_TRAINER_MIN_EVAL_ROWS": str(self.min_eval_rows),
             "FINERY_TRAINER_QUESTIONS_ON_CPU": str(self.questions_on_cpu),
         }

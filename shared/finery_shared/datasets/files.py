@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finery_shared.datasets.json_stream import JsonStream
+from finery_shared.datasets.problems import TOO_DEEP
 from finery_shared.errors import FineryError, Reason
 
 
@@ -104,6 +105,8 @@ def _read_json(file: Path) -> Iterator[RawRow]:
                 yield _row(file, place, row)
         except json.JSONDecodeError as error:
             raise _not_json(file, f"line {error.lineno}", error) from error
+        except RecursionError as error:
+            raise row_error(file, f"line {stream.line}", TOO_DEEP) from error
 
 
 def _array(stream: JsonStream) -> Iterator[tuple[str, object]]:
@@ -206,6 +209,8 @@ def _parse(file: Path, place: str, text: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise _not_json(file, place, error) from error
+    except RecursionError as error:
+        raise row_error(file, place, TOO_DEEP) from error
 
 
 def _not_json(file: Path, place: str, error: json.JSONDecodeError) -> FineryError:
@@ -220,4 +225,5 @@ def _row(file: Path, place: str, parsed: object) -> RawRow:
 
 def row_error(file: Path, place: str, problem: str) -> FineryError:
     """A DATASET_ROW_INVALID error that names file and place."""
-    return FineryError(Reason.DATASET_ROW_INVALID, f"{file}, {place}: {problem}.", path=str(file), place=place)
+    shown = problem.encode("utf-8", "backslashreplace").decode("utf-8")  # it may quote what no message can carry
+    return FineryError(Reason.DATASET_ROW_INVALID, f"{file}, {place}: {shown}.", path=str(file), place=place)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finery_shared.datasets.characters import check_characters
 from finery_shared.datasets.conversation import Turn
 from finery_shared.datasets.problems import RowProblem
 from finery_shared.datasets.tools import call_turn, read_calls, read_tools
@@ -44,6 +45,9 @@ KNOWN = (
 )
 """The known formats, for error messages."""
 
+_SHOWN_KEYS = 10
+"""Keys of a row that an error message names."""
+
 
 @dataclass(frozen=True)
 class ReadRow:
@@ -56,13 +60,24 @@ class ReadRow:
 
 def read_fields(fields: Fields) -> ReadRow:
     """Read a row in any format; raises RowProblem."""
+    row = _read(fields)
+    check_characters([row.text, row.tools, *(turn.message() for turn in row.turns)])
+    return row
+
+
+def _read(fields: Fields) -> ReadRow:
     for key, read in _FORMATS:
         if all(_has(fields, name) for name in key):
             return ReadRow(checked(_joined(read(fields))), read_tools(_list(fields, "tools")))
     if _has(fields, "text"):
         return ReadRow(text=_plain_text(fields))
-    keys = ", ".join(fields) or "no keys"
-    raise RowProblem(f"its format is not recognised (found: {keys}; known: {KNOWN})")
+    raise RowProblem(f"its format is not recognised (found: {_shown(list(fields))}; known: {KNOWN})")
+
+
+def _shown(keys: Sequence[str]) -> str:
+    """The first keys of a row, and how many more there are: a table may have hundreds of columns."""
+    more = len(keys) - _SHOWN_KEYS
+    return ", ".join(keys[:_SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "") or "no keys"
 
 
 def to_turns(fields: Fields) -> tuple[Turn, ...]:

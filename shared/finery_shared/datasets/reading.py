@@ -11,6 +11,7 @@ from finery_shared.datasets.conversation import Conversation, Turn, language_of
 from finery_shared.datasets.files import RawRow, read_file, row_error
 from finery_shared.datasets.formats import ReadRow, RowProblem, read_fields
 from finery_shared.datasets.identity import FLAGS, Identity, surviving_placeholder
+from finery_shared.datasets.problems import TOO_DEEP
 from finery_shared.datasets.source import Source
 from finery_shared.errors import FineryError, Reason
 
@@ -56,7 +57,8 @@ class RowReader:
                 tick()
                 try:
                     yield to_conversation(raw, self.identity).with_system(self.system)
-                except RowProblem as problem:
+                except (RowProblem, RecursionError) as caught:
+                    problem = caught if isinstance(caught, RowProblem) else RowProblem(TOO_DEEP)
                     error = row_error(raw.file, raw.place, str(problem))
                     if self.source.trusted:
                         raise error from problem

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -16,11 +16,12 @@ from finery.jobs.v1.jobs_pb2 import JobEvent, JobHeartbeat, JobState
 from finery.jobs.v1.worker_pb2 import ReportRequest, ReportResponse, WorkerOutcome
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.executor import Executor, Task, attempt_name
+from finery_shared.jobs.failures import from_job_error, with_saved
 from finery_shared.jobs.kind import JobKind
 from finery_shared.jobs.metrics import JobCounters
 from finery_shared.jobs.ownership import OwnerLock
 from finery_shared.jobs.patience import AttemptWatch, EngineSettings
-from finery_shared.jobs.publication import discard_staging, has_state, publish_all, staging_directory
+from finery_shared.jobs.publication import Published, discard_staging, has_state, publish_all, staging_directory
 from finery_shared.jobs.rows import JobRecord
 from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FAILED, FINAL, QUEUED, SUCCEEDED
 from finery_shared.jobs.store import JobStore
@@ -29,7 +30,11 @@ from finery_shared.log import logger
 
 
 class JobEngine:
-    """Owns the jobs of one store. All methods run on one event loop; the store works in threads."""
+    """Owns the jobs of one store. All methods run on one event loop; the store works in threads.
+
+    ``accepting`` are variables for the workers of the jobs that this engine creates; a later one, which may be told
+    otherwise, gives them the same.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class JobEngine:
         endpoint: Path,
         settings: EngineSettings | None = None,
         *,
+        accepting: Mapping[str, str] | None = None,
         counters: JobCounters | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,10 +55,12 @@ class JobEngine:
         self._endpoint = endpoint
         self._settings = settings or EngineSettings()
         self._clock = clock
+        self._accepting = dict(accepting or {})
         self._counters = counters or JobCounters(CollectorRegistry())
         self._lock = OwnerLock(state)
         self._attempts: dict[str, AttemptWatch] = {}
         self._troubles: dict[str, str] = {}
+        self._resting: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
         self._stopping = False
@@ -83,7 +91,9 @@ class JobEngine:
 
     async def create(self, spec: bytes, work_dir: str, request_id: str, request: bytes) -> JobRecord:
         """Queue a job; see JobStore.create."""
-        record = await asyncio.to_thread(self._store.create, spec, work_dir, request_id, request=request)
+        record = await asyncio.to_thread(
+            self._store.create, spec, work_dir, request_id, request=request, environment=self._accepting
+        )
         self._notify()
         return record
 
@@ -153,7 +163,8 @@ class JobEngine:
             await self._attend(self._tend, record)
         free = self._settings.max_running_jobs - len(active)
         if free > 0:
-            for record in (await asyncio.to_thread(self._store.in_states, [QUEUED]))[:free]:
+            queued = await asyncio.to_thread(self._store.in_states, [QUEUED])
+            for record in [one for one in queued if not self._rests(one)][:free]:
                 if self._stopping:
                     return
                 await self._attend(self._begin, record)
@@ -175,29 +186,46 @@ class JobEngine:
     async def _begin(self, record: JobRecord) -> None:
         secret = secrets.token_urlsafe(32)
         record = await asyncio.to_thread(self._store.begin_attempt, record.name, secret)
-        attempt, cancelled = record.status.attempt, record.state == CANCELLING
+        attempt, closing = record.status.attempt, record.closing
         staging = staging_directory(record.work_dir, record.name, attempt)
         spec = base64.b64encode(record.spec).decode("ascii")
-        task = Task(record.name, attempt, secret, spec, str(staging), str(self._endpoint), cancelled)
+        task = Task(record.name, attempt, secret, spec, str(staging), str(self._endpoint), closing)
         try:
-            environment = self._kind.environment(record.spec)
-            ranks = 0 if cancelled else self._kind.ranks(record.spec)  # one process is enough to hand in
+            environment = {**record.environment, **self._kind.environment(record.spec)}
+            ranks = 0 if closing else self._kind.ranks(record.spec)  # one process is enough to hand in
             handle = await asyncio.to_thread(self._executor.submit, task, environment, ranks)
-        except Exception as error:
-            await self._finish(record, FAILED, error=self._explain("The worker can't be started", record, error))
+        except OSError as error:
+            await self._rest(record, error)
             return
+        except Exception as error:
+            await self._fail(record, self._explain("The worker can't be started", record, error))
+            return
+        self._resting.pop(record.name, None)
         await asyncio.to_thread(self._store.set_handle, record.name, handle)
         self._attempts[record.name] = AttemptWatch(self._clock)
         self._counters.attempt_began()
         self._log.info("attempt began", job=record.name, attempt=attempt, handle=handle)
         self._notify()
 
+    async def _rest(self, record: JobRecord, error: OSError) -> None:
+        """Put off an attempt whose worker the machine can't start now: that says nothing against the job."""
+        await self._end(record)
+        self._resting[record.name] = self._clock() + self._settings.start_again
+        again = f"Trying again in {self._settings.start_again:.0f} seconds."
+        text = f"Attempt {record.status.attempt}: the worker can't be started ({error}). {again}"
+        self._log.warning("a worker can't be started", job=record.name, error=str(error))
+        await asyncio.to_thread(self._store.requeue, record, text)
+        self._notify()
+
+    def _rests(self, record: JobRecord) -> bool:
+        return record.name in self._resting and self._clock() < self._resting[record.name]
+
     async def _tend(self, record: JobRecord) -> None:
         if record.secret is None:  # cancelled between two attempts
-            if await self._has_state(record):
+            if not await self._has_state(record):
+                await self._close(record)
+            elif not self._rests(record):
                 await self._begin(record)
-            else:
-                await self._finish(record, CANCELLED)
             return
         watch = self._attempts.setdefault(record.name, AttemptWatch(self._clock))
         alive = record.handle is not None and self._executor.poll(record.handle)
@@ -252,10 +280,7 @@ class JobEngine:
         """Publish what an attempt made and move its job to its final state."""
         end = outcome.WhichOneof("end")
         if end == "failure":
-            reason = outcome.failure.reason
-            known = Reason(reason) if reason in Reason.__members__ else Reason.INTERNAL
-            error = FineryError(known, outcome.failure.message, **outcome.failure.metadata)
-            await self._finish(record, FAILED, error=error)
+            await self._fail(record, from_job_error(outcome.failure))
             return
         if not _decided(record):
             await self._crashed(record)
@@ -267,10 +292,34 @@ class JobEngine:
             published = await asyncio.to_thread(publish_all, staged, record.work_dir, replace=replace)
             output = self._kind.output(published, figures) if published or end == "success" else None
         except Exception as error:
-            await self._finish(record, FAILED, error=self._explain("The result can't be published", record, error))
+            await self._fail(record, self._explain("The result can't be published", record, error))
             return
-        state = SUCCEEDED if end == "success" else CANCELLED
-        await self._finish(record, state, output=output, metrics=figures)
+        if end == "success":
+            await self._finish(record, SUCCEEDED, output=output, metrics=figures)
+        else:
+            await self._close(record, published, output)
+
+    async def _fail(self, record: JobRecord, error: FineryError) -> None:
+        """End a job that can't go on. Before, another attempt hands in what was saved, but for what a gate refused."""
+        if record.failure is not None:
+            await self._close(record)
+            return
+        if error.reason is Reason.GATE_FAILED or not await self._has_state(record):
+            await self._finish(record, FAILED, error=error)
+            return
+        await self._end(record)
+        self._attempts.pop(record.name, None)
+        text = f"Attempt {record.status.attempt}: {error.message} Another one hands in what was saved."
+        self._log.warning("a job fails; handing in what it saved", job=record.name, error=error.message)
+        await asyncio.to_thread(self._store.requeue, record, text, crashes=0, failure=error)
+        self._notify()
+
+    async def _close(self, record: JobRecord, published: Sequence[Published] = (), output: bytes | None = None) -> None:
+        """End a job of which nothing is left to hand in."""
+        if record.failure is not None:
+            await self._finish(record, FAILED, error=with_saved(record.failure, published))
+        else:
+            await self._finish(record, CANCELLED, output=output)
 
     def _explain(self, what: str, record: JobRecord, error: Exception) -> FineryError:
         """The error as the job's owner reads it; one that nobody foresaw is in the log with all its details."""
@@ -282,21 +331,20 @@ class JobEngine:
         )
 
     async def _crashed(self, record: JobRecord) -> None:
-        """The worker is gone without a word: try again, fail a job that keeps dying, end a cancelled one.
+        """The worker is gone without a word: try again, fail a job that keeps dying, end one that is closing.
 
-        What a cancelled job has saved another attempt hands in, if that doesn't die too.
+        What a closing job has saved another attempt hands in, if that doesn't die too.
         """
-        cancelled = record.state == CANCELLING
-        if cancelled and (record.crashes or not await self._has_state(record)):
-            await self._finish(record, CANCELLED)
+        if record.closing and (record.crashes or not await self._has_state(record)):
+            await self._close(record)
             return
         attempt = record.status.attempt
         how = await self._end(record)
         self._counters.attempt_lost()
         self._attempts.pop(record.name, None)
         crashes = await asyncio.to_thread(self._store.crashes_with, record)
-        if cancelled or crashes < self._settings.max_attempts:
-            then = "Another one hands in what it saved." if cancelled else "Trying again."
+        if record.closing or crashes < self._settings.max_attempts:
+            then = "Another one hands in what it saved." if record.closing else "Trying again."
             text = f"Attempt {attempt}: the worker {how}. {then}"
             self._log.warning("attempt lost", job=record.name, attempt=attempt, how=how)
             await asyncio.to_thread(self._store.requeue, record, text, crashes=crashes)
@@ -307,7 +355,7 @@ class JobEngine:
             f"The worker {how}, {self._settings.max_attempts} times without getting further. If it was killed, the "
             f"machine may be out of memory: lower --batch_size or --max_length. Its last words: {lines or 'none'}"
         )
-        await self._finish(record, FAILED, error=FineryError(Reason.WORKER_DIED, message))
+        await self._fail(record, FineryError(Reason.WORKER_DIED, message))
 
     async def _interrupt(self, record: JobRecord) -> None:
         """End a job's worker, and keep the job for the next start, which settles it if its outcome is known."""
@@ -317,7 +365,7 @@ class JobEngine:
         if _decided(record):
             return
         if record.state == CANCELLING and not await self._has_state(record):
-            await self._finish(record, CANCELLED)
+            await self._close(record)
         elif record.secret is not None:
             text = "The service was stopped; the job goes on when it is started again."
             await asyncio.to_thread(self._store.requeue, record, text)
@@ -342,6 +390,7 @@ class JobEngine:
         await self._end(record)
         self._attempts.pop(record.name, None)
         self._troubles.pop(record.name, None)
+        self._resting.pop(record.name, None)
         # First the staging directory, then the final state: who sees the end sees no leftovers. A crash in between is
         # harmless, since publishing again finds the artifacts in their place.
         await asyncio.to_thread(discard_staging, record.work_dir, record.name)
@@ -356,9 +405,9 @@ class JobEngine:
 
 
 def _decided(record: JobRecord) -> bool:
-    """Whether the attempt's outcome ends the job: a worker that stopped though nobody cancelled it ends nothing."""
+    """Whether the attempt's outcome ends the job: a worker that stopped though nobody asked it to ends nothing."""
     end = record.outcome.WhichOneof("end") if record.outcome is not None else None
-    return end in ("success", "failure") or (end == "cancelled" and record.state == CANCELLING)
+    return end in ("success", "failure") or (end == "cancelled" and record.closing)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

@@ -28,8 +28,8 @@ class OwnerLock:
             owner = file.read().strip() or "unknown"
             file.close()
             message = (
-                f"Process {owner} runs this service on {self._path.parent} already. Use that one (`finery up` "
-                "announces it), stop it, or set another FINERY_HOME."
+                f"Process {owner} runs this service on {self._path.parent} already. Wait until it has ended, stop it, "
+                "or set another FINERY_HOME."
             )
             raise FineryError(Reason.ALREADY_RUNNING, message, pid=owner) from error
         file.truncate()

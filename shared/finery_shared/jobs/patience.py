@@ -17,6 +17,8 @@ class EngineSettings:
     max_attempts: int = 3
     """Attempts in a row whose worker dies without having got further than any before it, until the job fails."""
     poll_interval: float = 0.3
+    start_again: float = 30.0
+    """How long a job waits whose worker this machine could not start: for want of disk, memory or processes."""
     lease: float = 180.0
     """Silence after which a living worker counts as hung."""
     cancel_grace: float = 30.0

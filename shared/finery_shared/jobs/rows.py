@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from finery.jobs.v1.jobs_pb2 import JobEvent, JobState, JobStatus
+from finery.jobs.v1.jobs_pb2 import JobError, JobEvent, JobState, JobStatus
 from finery.jobs.v1.worker_pb2 import WorkerOutcome, WorkerUpdate
 from finery_shared.errors import FineryError, Reason
 from finery_shared.jobs.schema import EVENTS, JOBS
-from finery_shared.jobs.states import FINAL, FOLLOWS, state_name
+from finery_shared.jobs.states import CANCELLING, FINAL, FOLLOWS, state_name
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class JobRecord:
     name: str
     spec: bytes
     work_dir: str
+    environment: Mapping[str, str]
+    """Variables that its workers get as they were when it was accepted."""
     status: JobStatus
     output: bytes | None
     cancel_requested: bool
@@ -32,11 +36,18 @@ class JobRecord:
     sequence: int
     outcome: WorkerOutcome | None
     reported_at: float | None
+    failure: JobError | None
+    """Why it fails, while another attempt hands in what it saved."""
 
     @property
     def state(self) -> JobState.ValueType:
         """Where the job is in its life."""
         return self.status.state
+
+    @property
+    def closing(self) -> bool:
+        """Whether all that is left to do is to hand in what was saved."""
+        return self.state == CANCELLING or self.failure is not None
 
 
 def get_record(connection: Connection, name: str) -> JobRecord:
@@ -62,6 +73,7 @@ def to_record(row: Any) -> JobRecord:
         name=row["name"],
         spec=row["spec"],
         work_dir=row["work_dir"],
+        environment=json.loads(row["environment"] or "{}"),
         status=JobStatus.FromString(row["status"]),
         output=row["output"],
         cancel_requested=row["cancel_requested"],
@@ -71,6 +83,7 @@ def to_record(row: Any) -> JobRecord:
         sequence=row["sequence"],
         outcome=None if row["outcome"] is None else WorkerOutcome.FromString(row["outcome"]),
         reported_at=row["reported_at"],
+        failure=None if row["failure"] is None else JobError.FromString(row["failure"]),
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    inspect,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
@@ -31,6 +32,8 @@ JOBS = Table(
     Column("request_sha256", String, nullable=False),
     Column("spec", LargeBinary, nullable=False),
     Column("work_dir", String, nullable=False),
+    # JSON: variables that the job's workers get as they were when it was accepted.
+    Column("environment", String, nullable=True),
     Column("state", Integer, nullable=False, index=True),
     Column("attempt", Integer, nullable=False, default=0),
     Column("status", LargeBinary, nullable=False),
@@ -43,6 +46,8 @@ JOBS = Table(
     Column("sequence", Integer, nullable=False, default=0),
     Column("outcome", LargeBinary, nullable=True),
     Column("reported_at", Float, nullable=True),
+    # Why the job fails, while another attempt hands in what it saved.
+    Column("failure", LargeBinary, nullable=True),
     sqlite_autoincrement=True,
 )
 
@@ -54,6 +59,16 @@ EVENTS = Table(
     Column("kind", String, nullable=False),
     Column("event", LargeBinary, nullable=False),
 )
+
+
+def create_tables(connection: Connection) -> None:
+    """Make what is missing of the tables; a column that an older database lacks is null in its rows."""
+    METADATA.create_all(connection)
+    present = {column["name"] for column in inspect(connection).get_columns(JOBS.name)}
+    for column in JOBS.columns:
+        if column.name not in present:
+            kind = column.type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {JOBS.name} ADD COLUMN {column.name} {kind}")
 
 
 def open_sqlite(path: Path) -> Engine:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finery.jobs.v1.jobs_pb2 import JobEvent, JobMetrics, JobState, JobStatus
 from finery.jobs.v1.worker_pb2 import WorkerOutcome, WorkerUpdate
 from finery_shared.artifacts.publish import disk_full
 from finery_shared.errors import FineryError, Reason
+from finery_shared.jobs.failures import to_job_error
 from finery_shared.jobs.rows import (
     JobRecord,
     append_event,
@@ -31,7 +33,7 @@ from finery_shared.jobs.rows import (
     to_event,
     to_record,
 )
-from finery_shared.jobs.schema import EVENTS, JOBS, METADATA
+from finery_shared.jobs.schema import EVENTS, JOBS, create_tables
 from finery_shared.jobs.states import ACTIVE, CANCELLED, CANCELLING, FINAL, QUEUED, RUNNING, state_name
 
 
@@ -42,7 +44,7 @@ class JobStore:
         self._engine = engine
         self._collection = collection
         with self._transaction() as connection:
-            METADATA.create_all(connection)
+            create_tables(connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -54,10 +56,19 @@ class JobStore:
                 raise
             raise disk_full(Path(self._engine.url.database or "the job database")) from error
 
-    def create(self, spec: bytes, work_dir: str, request_id: str = "", *, request: bytes = b"") -> JobRecord:
+    def create(
+        self,
+        spec: bytes,
+        work_dir: str,
+        request_id: str = "",
+        *,
+        request: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+    ) -> JobRecord:
         """Store a queued job; a repeated ``request_id`` returns the job it made.
 
         ``request`` is what the caller sent, before defaults were filled in; it decides whether a repeat is one.
+        ``environment`` are variables that all its workers get, whatever later processes of the service are told.
         Raises REQUEST_ID_REUSED if the repeat asks for something else.
         """
         digest = hashlib.sha256(request or spec).hexdigest()
@@ -75,6 +86,7 @@ class JobStore:
                 "request_sha256": digest,
                 "spec": spec,
                 "work_dir": work_dir,
+                "environment": json.dumps(dict(environment or {})),
                 "state": QUEUED,
                 "status": status.SerializeToString(),
             }
@@ -168,11 +180,14 @@ class JobStore:
         furthest = max((s.progress.fraction for s in told if s.state == QUEUED), default=0.0)
         return 1 if record.status.progress.fraction > furthest else record.crashes + 1
 
-    def requeue(self, seen: JobRecord, text: str, *, crashes: int | None = None) -> None:
+    def requeue(
+        self, seen: JobRecord, text: str, *, crashes: int | None = None, failure: FineryError | None = None
+    ) -> None:
         """Close a job's attempt and say why; ``crashes`` is the new count, None leaves it.
 
-        A running job goes back into the queue, a cancelled one waits to hand in what was saved. Nothing happens if it
-        is not as it was ``seen`` any more: cancelled, or its outcome has come.
+        A running job goes back into the queue, a cancelled one waits to hand in what was saved. With a ``failure`` it
+        is all that is left to do for a running one too. Nothing happens if it is not as it was ``seen`` any more:
+        cancelled, or its outcome has come.
         """
         with self._transaction() as connection:
             record = get_record(connection, seen.name)
@@ -183,7 +198,10 @@ class JobStore:
             append_event(connection, record.name, event)
             count = record.crashes if crashes is None else crashes
             state = CANCELLING if record.state == CANCELLING else QUEUED
-            change_state(connection, record, state, secret=None, handle=None, crashes=count)
+            values: dict[str, Any] = {"secret": None, "handle": None, "crashes": count}
+            if failure is not None:
+                values["failure"] = to_job_error(failure).SerializeToString()
+            change_state(connection, record, state, **values)
 
     def report(self, name: str, attempt: int, secret: str, updates: Sequence[WorkerUpdate]) -> tuple[JobRecord, int]:
         """Store a worker's updates that are new; returns the job and the highest stored sequence number.
@@ -229,8 +247,7 @@ class JobStore:
             status = JobStatus()
             status.CopyFrom(record.status)
             if error is not None:
-                status.error.reason, status.error.message = str(error.reason), error.message
-                status.error.metadata.update(error.metadata)
+                status.error.CopyFrom(to_job_error(error))
             if state == JobState.JOB_STATE_SUCCEEDED:
                 status.progress.fraction = 1.0
             status.latest_metrics.update(metrics or {})

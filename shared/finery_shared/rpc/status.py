@@ -51,7 +51,7 @@ def _shortened(text: str, most: int) -> str:
 def from_rpc_error(error: grpc.RpcError, target: str) -> FineryError:
     """What a failed call means. ``target`` names the other side for the message, as in "the trainer at host:port"."""
     status = _rich_status(error)
-    for detail in status.details if status is not None else ():
+    for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in Reason.__members__:
             return FineryError(Reason(info.reason), status.message, **info.metadata)
@@ -66,12 +66,12 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> FineryError:
     return FineryError(reason, message, detail=f"{code.name}: {details}")
 
 
-def _rich_status(error: grpc.RpcError) -> status_pb2.Status | None:
+def _rich_status(error: grpc.RpcError) -> status_pb2.Status:
+    """What travels beside code and text; empty if nothing does, or something between the two sides cut it off."""
     try:
-        status: status_pb2.Status | None = rpc_status.from_call(error)
-    except ValueError:  # something between the two sides replaced one of its two halves
-        return None
-    return status
+        return rpc_status.from_call(error) or status_pb2.Status()
+    except ValueError:
+        return status_pb2.Status()
 
 
 def _unreachable(details: str) -> str:

@@ -8,6 +8,8 @@ import pytest
 from finery_shared.datasets.files import read_rows
 from finery_shared.errors import FineryError, Reason
 
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
 
 def rows(path: Path, subset: str | None = None) -> list[tuple[str, dict[str, Any]]]:
     return [(row.place, dict(row.fields)) for row in read_rows(path, subset)]
@@ -66,6 +68,9 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.json", b'[{"q": 1},\n{"q": "x', "line 2", "Unterminated string"),
         ("a.json", b'{"q": 1}\n5', "line 2", "it is a int, not a JSON object"),
         ("a.json", b'{"q" 1}', "line 1", "Expecting ':'"),
+        ("a.jsonl", b'{"q": 1}\n{"q": ' + DEEP + b"}", "line 2", "nested too deeply"),
+        ("a.json", b'[{"q": 1},\n{"messages": [{"content": ' + DEEP + b"}]}]", "line 2", "nested too deeply"),
+        ("a.json", b'{"q": 1}\n{"q": ' + DEEP + b"}", "line 2", "nested too deeply"),
         ("a.parquet", b"PAR1", "after row 0", "not a whole parquet file"),
         ("a.csv", b'q,a\n"' + b"x" * 140_000 + b'",z\n', "line 1", "not valid CSV (field larger"),
     ],

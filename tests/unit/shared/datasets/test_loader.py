@@ -183,6 +183,18 @@ def test_bad_row_of_a_local_file(write: Any) -> None:
     assert error.message.startswith(f"{path}, line 3: its format is not recognised (found: prompt, completion; known:")
 
 
+def test_of_a_row_with_many_columns_the_first_are_named(write: Any) -> None:
+    error = refusal(str(write("a.jsonl", [{f"column{number}": "" for number in range(400)}])))
+    assert "(found: column0, column1, " in error.message
+    assert ", column9 and 390 more; known:" in error.message
+    assert "column10" not in error.message
+
+
+def test_a_list_in_a_text_that_is_nested_too_deeply(write: Any) -> None:
+    path = write("a.jsonl", [*numbered(1), {"messages": "[" * 100_000 + "]" * 100_000}])
+    assert refusal(str(path)).message.startswith(f"{path}, line 2: it is nested too deeply; ")
+
+
 def test_bad_rows_of_a_hub_are_skipped_and_counted(write: Any) -> None:
     rows = [*numbered(4), {"query": "q", "response": ""}]
     hub = FakeHub({"owner/name": write("hub/train.jsonl", rows).parent})
