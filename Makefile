@@ -33,7 +33,7 @@ help: ## list the targets
 
 include deploy/make/environments.mk
 
-demo: env $(VENVS)/weights/.done ## fine-tune, merge, quantize, serve and question a real model
+demo: env-core env-trainer env-quantizer env-inference $(VENVS)/weights/.done ## fine-tune, merge, quantize, serve and question a real model
 	$(CORE)/python -m finery_client.demo --gguf $(GGUF)
 
 test: env model test-core test-trainer test-quantizer test-inference test-serving test-clients test-e2e ## run all tests
