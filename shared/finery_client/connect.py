@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -10,28 +11,39 @@ from typing import Self
 
 from finery_client.endpoints import Directory, Endpoint
 from finery_client.launch import Launch, ServiceProcess
-from finery_client.local import LOOPBACK, Machine, private_name
+from finery_client.local import LOOPBACK, Machine, label, private_name
 from finery_client.specs import Surroundings
-from finery_shared.errors import FineryError
+from finery_shared.errors import FineryError, Reason
 from finery_shared.home import Home
 from finery_shared.rpc.security import RpcSecurity
 
 START_SECONDS = 60.0
 """A service that does not serve by then is given up."""
 
+OWNER_SECONDS = 10.0
+"""How long another command's private service is waited for: as long as a short command and its end may take."""
+
 DRAIN_SECONDS = "3"
 """A private service has no other callers, so it need not wait long for them to finish."""
 
+_LOOK_EVERY = 0.5
+
 
 class Connection:
-    """Endpoints by service. Use it in a ``with`` statement: at its end everything private is stopped."""
+    """Endpoints by service. Use it in a ``with`` statement: at its end everything private is stopped.
 
-    def __init__(self, machine: Machine, notice: Callable[[str], None] | None = None) -> None:
+    ``patience`` is how many seconds a private service waits for another command's to end.
+    """
+
+    def __init__(
+        self, machine: Machine, notice: Callable[[str], None] | None = None, patience: float = OWNER_SECONDS
+    ) -> None:
         self.here = Surroundings(machine.cwd, machine.env)
         self.directory = Directory(machine)
         self._machine = machine
         self._security = RpcSecurity.from_env(machine.env)
         self._notice = notice or (lambda _: None)
+        self._patience = patience
         self._launch = Launch()
         self._private: dict[str, Endpoint] = {}
         self._announcements: Path | None = None
@@ -61,9 +73,11 @@ class Connection:
 
     def endpoints(self, service: str, settings: Mapping[str, str] | None = None) -> tuple[Endpoint, ...]:
         """All processes of a service, as `endpoint`."""
-        if service in self._private:
-            return (self._private[service],)
-        return self.directory.find(service) or (self._start(service, settings),)
+        return self._find_or_start(service, self.directory.find, settings or {})
+
+    def count(self, service: str) -> int:
+        """How many `endpoints` gives; starts none."""
+        return 1 if service in self._private else len(self.directory.find(service)) or 1
 
     def pids(self) -> list[int]:
         """All living private processes, workers and engines included."""
@@ -74,8 +88,8 @@ class Connection:
 
         A private one that has to be started takes no job from the queue, since it will not be there to finish it.
         """
-        found = () if service in self._private else self.directory.find_any(service)
-        return found[0] if found else self.endpoint(service, {f"FINERY_{service.upper()}_MAX_RUNNING_JOBS": "0"})
+        settings = {f"FINERY_{service.upper()}_MAX_RUNNING_JOBS": "0"}
+        return self._find_or_start(service, self.directory.find_any, settings)[0]
 
     def death(self) -> FineryError | None:
         """Why one of the private processes has ended; None while all of them live."""
@@ -107,8 +121,40 @@ class Connection:
         named = self.directory.named("gateway")
         return named if named or self.directory.named("inference") else self.directory.announced("gateway")
 
-    def _start(self, service: str, settings: Mapping[str, str] | None) -> Endpoint:
-        return self._wait(service, self._begin_own(service, settings or {}))
+    def _find_or_start(
+        self, service: str, find: Callable[[str], tuple[Endpoint, ...]], settings: Mapping[str, str]
+    ) -> tuple[Endpoint, ...]:
+        """What ``find`` finds, else a private process. While another command's is in the way, both are tried again."""
+        if service in self._private:
+            return (self._private[service],)
+        if found := find(service):
+            return found
+        process = self._begin_own(service, settings)
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return (self._wait(service, process),)
+            except FineryError as error:
+                if error.reason is not Reason.ALREADY_RUNNING:
+                    raise
+                self._launch.forget(process)
+                if found := find(service):
+                    return found
+                if time.monotonic() > deadline:
+                    raise self._owned(service, error) from error
+            time.sleep(_LOOK_EVERY)
+            process = self._launch.start(process.program)
+
+    def _owned(self, service: str, error: FineryError) -> FineryError:
+        """Why a private process of a service can't be had, which others own."""
+        owners = self.directory.private(service)
+        if not owners:
+            return error
+        message = (
+            f"Another finery command runs its own {label(service)} (process {owners[0].pid}). Wait for it; or stop it, "
+            "run `finery up`, and give both commands to that."
+        )
+        return FineryError(error.reason, message)
 
     def _begin_own(self, service: str, settings: Mapping[str, str]) -> ServiceProcess:
         instance = private_name() if service == "inference" else None

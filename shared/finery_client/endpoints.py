@@ -59,15 +59,12 @@ class Directory:
 
     def find_any(self, service: str) -> tuple[Endpoint, ...]:
         """As `find`, else those that another command of this user runs for itself."""
-        found = self.find(service)
-        if found:
-            return found
-        run = self._machine.home.service("run")
-        return tuple(
-            self._at(service, entry.address)
-            for directory in sorted(run.glob("private-*"))
-            for entry in self._live(directory, service)
-        )
+        return self.find(service) or tuple(self._at(service, entry.address) for entry in self.private(service))
+
+    def private(self, service: str) -> tuple[Announcement, ...]:
+        """The processes that commands of this user run for themselves."""
+        directories = sorted(self._machine.home.service("run").glob("private-*"))
+        return tuple(entry for directory in directories for entry in self._live(directory, service))
 
     def _at(self, service: str, address: str) -> Endpoint:
         return Endpoint(service, address, security=self._security)

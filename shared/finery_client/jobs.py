@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from finery.jobs.v1.jobs_pb2 import JobEvent, JobStatus
 from finery.quantizer.v1 import quantizer_pb2 as export
@@ -12,10 +13,17 @@ from finery.trainer.v1 import trainer_pb2 as training
 from finery.trainer.v1.trainer_pb2_grpc import TrainerServiceStub
 from finery_client.calls import Calls
 from finery_shared.errors import FineryError, Reason
-from finery_shared.jobs.states import FINAL
+from finery_shared.jobs.states import FINAL, QUEUED
 
 Spec = TypeVar("Spec", contravariant=True)
 J = TypeVar("J", bound="Job", covariant=True)
+AnyJob = TypeVar("AnyJob", bound="Job")
+
+_PAGE = 1000
+"""Most jobs that a service lists in one answer."""
+
+_LONGEST_QUEUE = 100
+"""Newest jobs among which the ones ahead of another are looked for."""
 
 COLLECTIONS = {"trainingJobs": "trainer", "exportJobs": "quantizer"}
 """The service that owns each kind of job, by the first part of the job's name."""
@@ -43,7 +51,7 @@ class Jobs(Protocol[Spec, J]):
         """The job as it is now."""
 
     def recent(self, limit: int) -> Sequence[J]:
-        """The newest jobs, newest first."""
+        """The newest ``limit`` jobs (1 or more), newest first."""
 
     def cancel(self, name: str) -> J:
         """Ask a job to stop."""
@@ -70,8 +78,13 @@ class TrainingJobs:
 
     def recent(self, limit: int) -> Sequence[training.TrainingJob]:
         """The newest jobs."""
-        request = training.ListTrainingJobsRequest(page_size=limit)
-        return self._calls.unary(self._stub.ListTrainingJobs, request).training_jobs
+
+        def page(size: int, token: str) -> tuple[Sequence[training.TrainingJob], str]:
+            request = training.ListTrainingJobsRequest(page_size=size, page_token=token)
+            response = self._calls.unary(self._stub.ListTrainingJobs, request)
+            return response.training_jobs, response.next_page_token
+
+        return _pages(limit, page)
 
     def cancel(self, name: str) -> training.TrainingJob:
         """Ask a job to stop."""
@@ -103,8 +116,13 @@ class ExportJobs:
 
     def recent(self, limit: int) -> Sequence[export.ExportJob]:
         """The newest jobs."""
-        request = export.ListExportJobsRequest(page_size=limit)
-        return self._calls.unary(self._stub.ListExportJobs, request).export_jobs
+
+        def page(size: int, token: str) -> tuple[Sequence[export.ExportJob], str]:
+            request = export.ListExportJobsRequest(page_size=size, page_token=token)
+            response = self._calls.unary(self._stub.ListExportJobs, request)
+            return response.export_jobs, response.next_page_token
+
+        return _pages(limit, page)
 
     def cancel(self, name: str) -> export.ExportJob:
         """Ask a job to stop."""
@@ -137,3 +155,24 @@ def jobs_of(service: str, calls: Calls) -> TrainingJobs | ExportJobs:
 def ended(job: Job) -> bool:
     """Whether a job is in a final state."""
     return job.status.state in FINAL
+
+
+def ahead(jobs: Jobs[Any, AnyJob], name: str) -> list[AnyJob]:
+    """The jobs that a queued one waits for, oldest first; none if it is not queued any more."""
+    # Jobs are taken in their order, so whatever is ahead of a new job is among the newest.
+    newest = jobs.recent(_LONGEST_QUEUE)
+    older = list(itertools.dropwhile(lambda job: job.name != name, newest))
+    if not older or older[0].status.state != QUEUED:
+        return []
+    return [job for job in reversed(older[1:]) if not ended(job)]
+
+
+def _pages(limit: int, page: Callable[[int, str], tuple[Sequence[AnyJob], str]]) -> list[AnyJob]:
+    """Ask for pages, by their size and token, until there are ``limit`` jobs or no more."""
+    found: list[AnyJob] = []
+    token = ""
+    while True:
+        jobs, token = page(min(limit - len(found), _PAGE), token)
+        found.extend(jobs)
+        if len(found) >= limit or not token:
+            return found

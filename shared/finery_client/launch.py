@@ -38,7 +38,6 @@ class ServiceProcess:
 
     def __init__(self, program: Program, env: Mapping[str, str]) -> None:
         self.program = program
-        program.announcement.unlink(missing_ok=True)
         with open_log(program.log) as log:
             self._offset = log.tell()
             self._child = subprocess.Popen(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finery_client.launch import Program
-from finery_shared.errors import FineryError, Reason
-from finery_shared.home import Home, announced, process_start_time
+from finery_shared.errors import FineryError, Reason, invalid
+from finery_shared.home import Home, announced, join_paths, process_start_time, split_paths
 
 SERVICES = ("trainer", "quantizer", "inference", "gateway")
 """Every service, in the order in which they start."""
@@ -49,14 +49,15 @@ class Machine:
         """A service as a program. ``listen`` is HOST:PORT, by default what the environment or the service says.
 
         ``instance`` names one of several inference processes; ``inference`` are the gateway's backends. Raises
-        SERVICE_UNAVAILABLE when the service's environment is not built.
+        SERVICE_UNAVAILABLE when the service's environment is not built, INVALID_ARGUMENT for allowed roots that are no
+        list.
         """
         prefix = f"FINERY_{service.upper()}_"
         env = {**self.env, "FINERY_HOME": str(self.home.root), f"{prefix}ANNOUNCE": str(announcement)}
         if listen is not None:
             env[f"{prefix}LISTEN"] = listen
         if service != "gateway":
-            env[f"{prefix}ALLOWED_ROOTS"] = self._roots(env.get(f"{prefix}ALLOWED_ROOTS", ""))
+            env[f"{prefix}ALLOWED_ROOTS"] = self._roots(f"{prefix}ALLOWED_ROOTS")
         if instance is not None:
             env[f"{prefix}INSTANCE"] = instance
         if inference:
@@ -76,17 +77,20 @@ class Machine:
         for directory in (*run.glob("private-*"), *self.home.service("inference").glob("private-*")):
             if not _owner_lives(directory) and not any(announced(path) for path in directory.glob("*.json")):
                 shutil.rmtree(directory, ignore_errors=True)
-        own = run / private_name()
-        own.mkdir(mode=0o700, exist_ok=True)
-        return own
+        return self.home.service(f"run/{private_name()}")
 
     def discard_private(self) -> None:
         """Remove what this command's private processes kept."""
         for service in ("run", "inference"):
             shutil.rmtree(self.home.service(service) / private_name(), ignore_errors=True)
 
-    def _roots(self, given: str) -> str:
-        return os.pathsep.join(dict.fromkeys([str(self.cwd), *filter(None, given.split(os.pathsep))]))
+    def _roots(self, setting: str) -> str:
+        """What a setting allows, and the command's directory."""
+        try:
+            given = split_paths(self.env.get(setting, ""))
+        except ValueError as error:
+            raise invalid(setting, f"{error}.") from error
+        return join_paths(dict.fromkeys([str(self.cwd), *given]))
 
     def python(self, service: str) -> Path:
         """The interpreter of a service's environment. Raises SERVICE_UNAVAILABLE if that is not built."""

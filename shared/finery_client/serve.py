@@ -24,7 +24,7 @@ from finery_client.results import ExportResult
 from finery_client.sdk import build, run_export
 from finery_client.specs import deployment_spec
 from finery_shared.artifacts.manifest import Kind, read_manifest
-from finery_shared.errors import FineryError
+from finery_shared.errors import FineryError, invalid
 
 S = TypeVar("S", bound=ServingArguments)
 
@@ -90,7 +90,9 @@ def deploy(
     """
     services = connection or Connection.from_env()
     try:
-        arguments = merged(build(DeployArguments, options), services, lambda wanted: run_export(wanted, services))
+        arguments = build(DeployArguments, options)
+        check(arguments, services)
+        arguments = merged(arguments, services, lambda wanted: run_export(wanted, services))
         serving = serve(arguments, services, on_state)
     except BaseException:
         if connection is None:
@@ -114,6 +116,21 @@ def load_model(
             # A connection that the caller lent keeps its private services, so they have to forget the model, too.
             if connection is not None or not serving.private_inference:
                 withdraw(serving)
+
+
+def check(arguments: DeployArguments, services: Connection) -> None:
+    """Refuse what can't be served before anything is merged or started. Raises INVALID_ARGUMENT."""
+    deployment_spec(arguments, services.here)
+    if not 0 <= arguments.port <= 65535:
+        raise invalid("port", f"{arguments.port} is no port; --port takes 1 to 65535, or 0 for a free one.")
+    if arguments.replicas < 0:
+        raise invalid("replicas", f"{arguments.replicas} is no number of processes; --replicas 0 takes all, 1 one.")
+    if arguments.replicas > (processes := services.count("inference")):
+        raise invalid(
+            "replicas",
+            f"{arguments.replicas} is more than there are inference processes ({processes}); --replicas 0 takes all. "
+            f"`finery up --inference_processes {arguments.replicas}` starts as many.",
+        )
 
 
 def serve(arguments: DeployArguments, services: Connection, on_state: OnState | None = None) -> Serving:

@@ -11,11 +11,14 @@ from finery_client.launch import Launch, ServiceProcess
 from finery_client.local import LOOPBACK, PORTS, Machine, label
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.home import announced
+from finery_shared.jobs.ownership import OwnerLock
 
 FIRST_PAUSE = 0.5
 LAST_PAUSE = 30.0
 STEADY_SECONDS = 60.0
 """A process that lived this long starts again without a longer pause."""
+
+_INSTEAD = "Use it, stop it first, or set another FINERY_HOME."
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Supervisor:
         self._machine = machine
         self._notice = notice
         self._launch = Launch()
+        self._lock = OwnerLock(machine.home.service("run"))
         self.members: list[Member] = []
 
     def start(self, inference_processes: int) -> None:
@@ -53,11 +57,12 @@ class Supervisor:
         """
         if inference_processes < 1:
             raise invalid("inference_processes", f"{inference_processes} is not a number of processes; 1 or more is.")
-        self._refuse_second()
+        self._own()
         inference = [Member("inference", str(n), self._listen("inference", n)) for n in range(inference_processes)]
         first = [Member(name, None, self._listen(name)) for name in ("trainer", "quantizer")] + inference
         self.members = first
         try:
+            self._refuse_announced()
             for member in first:
                 self._begin(member)
             for member in first:
@@ -85,6 +90,7 @@ class Supervisor:
     def stop(self) -> None:
         """Stop everything."""
         self._launch.stop()
+        self._lock.release()
 
     def _note_death(self, member: Member, death: FineryError, now: float) -> None:
         assert member.process is not None
@@ -116,14 +122,21 @@ class Supervisor:
         host, _, port = given.rpartition(":")
         return f"{host}:{int(port) + offset}" if port.isdecimal() and int(port) > 0 else given
 
-    def _refuse_second(self) -> None:
+    def _own(self) -> None:
+        try:
+            self._lock.acquire()
+        except FineryError as error:
+            message = f"`finery up` runs already: it is process {error.metadata['pid']}. {_INSTEAD}"
+            raise FineryError(Reason.ALREADY_RUNNING, message) from error
+
+    def _refuse_announced(self) -> None:
+        """Refuse services that live without a supervisor: of one that was killed, or started by hand."""
         for service in PORTS:
             entry = announced(self._machine.home.announcement(service))
             if entry is not None:
                 raise FineryError(
                     Reason.ALREADY_RUNNING,
-                    f"`finery up` runs already: the {service} is process {entry.pid} at {entry.address}. Use it, stop "
-                    "it first, or set another FINERY_HOME.",
+                    f"`finery up` runs already: the {service} is process {entry.pid} at {entry.address}. {_INSTEAD}",
                 )
 
 

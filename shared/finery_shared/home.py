@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from finery_shared.errors import invalid
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,16 @@ class Home:
         return Path(os.environ.get("FINERY_MODEL_STORE") or self.root / "models").expanduser().absolute()
 
     def service(self, name: str) -> Path:
-        """The state directory of one service, made on first use, readable by its owner alone."""
+        """The state directory of one service, made on first use, readable by its owner alone.
+
+        Raises INVALID_ARGUMENT if FINERY_HOME can't hold it.
+        """
         path = self.root / name
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            what = f"{path} can't be made ({error.strerror})."
+            raise invalid("FINERY_HOME", f"{what} Set it to a directory that this user may write to.") from error
         return path
 
     def announcement(self, service: str) -> Path:
@@ -69,6 +79,24 @@ def withdraw(path: Path) -> None:
     entry = announced(path)
     if entry is not None and entry.pid == os.getpid():
         path.unlink(missing_ok=True)
+
+
+def split_paths(text: str) -> tuple[str, ...]:
+    """The paths of a setting: a JSON list, or separated by colons. Raises ValueError."""
+    if not text.startswith("["):
+        return tuple(filter(None, text.split(os.pathsep)))
+    try:
+        paths = json.loads(text)
+        if all(isinstance(path, str) for path in paths):
+            return tuple(filter(None, paths))
+    except ValueError:
+        pass
+    raise ValueError(f"expected paths between colons, or a JSON list of them, got {text!r}")
+
+
+def join_paths(paths: Iterable[str | Path]) -> str:
+    """A text that `split_paths` reads, whatever characters the paths have."""
+    return json.dumps([str(path) for path in paths])
 
 
 def process_start_time(pid: int) -> int | None:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from finery_shared.errors import FineryError, Reason
-from finery_shared.home import Home
+from finery_shared.home import Home, split_paths
 from finery_shared.rpc.security import GUARDS, RpcSecurity
 
 LISTEN = r"^[^\s:]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$"
@@ -44,7 +44,7 @@ class ServiceSettings(BaseSettings):
     """FINERY_HOME."""
 
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Directories that jobs may read from and write to, beside FINERY_HOME. Separated by colons."""
+    """Directories that jobs may read from and write to, beside FINERY_HOME: separated by colons, or a JSON list."""
 
     rpc: Annotated[RpcSecurity, NoDecode] = Field(default_factory=lambda: RpcSecurity.from_env(os.environ))
     """How callers and services of gRPC know each other, from FINERY_RPC_*."""
@@ -92,7 +92,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("allowed_roots", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(Path(p).absolute() for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+        return tuple(Path(path).absolute() for path in split_paths(value)) if isinstance(value, str) else value
 
     @classmethod
     def load(cls) -> Self:

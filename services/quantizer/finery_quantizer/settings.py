@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from finery_shared.home import join_paths
 from finery_shared.settings import LISTEN, ServiceSettings
 
 _OF_THE_SERVICE = {"listen", "metrics_listen", "announce", "rpc"}
@@ -54,4 +54,4 @@ class QuantizerSettings(ServiceSettings):
 
 
 def _text(value: object) -> str:
-    return os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return join_paths(value) if isinstance(value, tuple) else str(value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from finery_shared.home import join_paths
 from finery_shared.settings import LISTEN, ServiceSettings
 
 
@@ -33,7 +33,7 @@ class TrainerSettings(ServiceSettings):
 
     def accepting_environment(self) -> dict[str, str]:
         """Variables that a job's workers get as they were when it was accepted: its paths were checked by them."""
-        return {"FINERY_TRAINER_ALLOWED_ROOTS": os.pathsep.join(map(str, self.allowed_roots))}
+        return {"FINERY_TRAINER_ALLOWED_ROOTS": join_paths(self.allowed_roots)}
 
     def worker_environment(self) -> dict[str, str]:
         """The variables by which a worker gets these settings, wherever the service has them from."""

@@ -9,8 +9,7 @@ from finery_client.arguments import DeployArguments
 from finery_client.cli.export import export
 from finery_client.cli.screen import Screen
 from finery_client.connect import Connection
-from finery_client.serve import Serving, merged, serve
-from finery_client.specs import deployment_spec
+from finery_client.serve import Serving, check, merged, serve
 from finery_shared.errors import FineryError, Reason
 
 _LOOK_EVERY = 0.5
@@ -19,7 +18,7 @@ _LOOK_EVERY = 0.5
 def run(arguments: DeployArguments, screen: Screen) -> int:
     """Load a model and say where it answers; with a private gateway or inference, serve until interrupted."""
     with Connection.from_env(screen.starting) as services:
-        deployment_spec(arguments, services.here)
+        check(arguments, services)
         serving = _load(arguments, services, screen)
         screen.result(f"model: {serving.model_id}")
         screen.result(f"base_url: {serving.base_url}")

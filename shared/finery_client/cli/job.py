@@ -6,6 +6,7 @@ import shlex
 from typing import Any, TypeVar
 
 from finery.trainer.v1.trainer_pb2 import TrainingJob
+from finery_client.cli.queued import QueueView
 from finery_client.cli.screen import Screen
 from finery_client.cli.signals import Stopped
 from finery_client.cli.view import JobView
@@ -27,7 +28,7 @@ def run_job(jobs: Jobs[Spec, J], spec: Spec, endpoint: Endpoint, screen: Screen,
 
 def watch_job(jobs: Jobs[Any, J], name: str, endpoint: Endpoint, screen: Screen, on_event: OnEvent | None = None) -> J:
     """Follow a job; Ctrl-C detaches from a running service, and cancels with a private one."""
-    with JobView(screen, name, on_event) as view:
+    with JobView(screen, name, on_event, QueueView(jobs, name, screen).tell) as view:
         follower = Follower(view, endpoint.death)
         try:
             if not endpoint.private:

@@ -22,7 +22,7 @@ from finery_client.jobs import COLLECTIONS, ExportJobs, TrainingJobs, ended, job
 from finery_client.results import ExportResult, TrainingResult
 from finery_client.run import cancel_and_wait
 from finery_client.sdk import Quiet
-from finery_shared.errors import FineryError, Reason
+from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.jobs.states import state_name
 
 AnyJob = TrainingJob | ExportJob
@@ -36,28 +36,37 @@ def run(arguments: JobsCommand, screen: Screen) -> int:
             case ListJobs(limit):
                 _list(limit, services, screen)
             case ShowJob(name):
-                job = _with_jobs(name, services, lambda jobs, _: jobs.get(name))
+                job = _with_jobs(service_of(name), services, lambda jobs, _: jobs.get(name))
                 screen.result(MessageToJson(job, preserving_proto_field_name=True, ensure_ascii=False))
             case WatchJob(name):
-                job = _with_jobs(name, services, lambda jobs, endpoint: _watch(jobs, name, endpoint, screen))
+                job = _with_jobs(
+                    service_of(name), services, lambda jobs, endpoint: _watch(jobs, name, endpoint, screen)
+                )
                 _outputs(job, screen)
             case CancelJob(name):
                 _cancel(name, services, screen)
     return 0
 
 
-def _with_jobs(name: str, services: Connection, use: Callable[[TrainingJobs | ExportJobs, Endpoint], T]) -> T:
-    """Use the service that has a job of that name."""
-    endpoint = services.owner(service_of(name))
-    with Calls(endpoint) as calls:
-        return use(jobs_of(endpoint.service, calls), endpoint)
+def _with_jobs(service: str, services: Connection, use: Callable[[TrainingJobs | ExportJobs, Endpoint], T]) -> T:
+    """Use the process that owns the jobs of a service; if it was another command's and ends meanwhile, the next one."""
+    endpoint = services.owner(service)
+    while True:
+        try:
+            with Calls(endpoint) as calls:
+                return use(jobs_of(service, calls), endpoint)
+        except FineryError as error:
+            if error.reason is not Reason.SERVICE_UNAVAILABLE or (successor := services.owner(service)) == endpoint:
+                raise
+            endpoint = successor
 
 
 def _list(limit: int, services: Connection, screen: Screen) -> None:
+    if limit < 1:
+        raise invalid("limit", f"{limit} is no number of jobs to show; --limit takes 1 or more.")
     found: list[AnyJob] = []
     for service in COLLECTIONS.values():
-        with Calls(services.owner(service)) as calls:
-            found.extend(jobs_of(service, calls).recent(limit))
+        found.extend(_with_jobs(service, services, lambda jobs, _: jobs.recent(limit)))
     found.sort(key=lambda job: job.status.create_time.ToNanoseconds(), reverse=True)
     if not found:
         screen.say("There are no jobs yet.")
@@ -98,7 +107,7 @@ def _cancel(name: str, services: Connection, screen: Screen) -> None:
         return cancel_and_wait(jobs, name, follower)
 
     with screen.remarks.status(f"cancelling {name}"):
-        job = _with_jobs(name, services, stop)
+        job = _with_jobs(service_of(name), services, stop)
     screen.result(f"{name}: {state_name(job.status.state)}")
 
 

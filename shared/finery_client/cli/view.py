@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -13,19 +13,29 @@ from finery.jobs.v1.jobs_pb2 import JobEvent, JobMetrics, JobProgress, JobStatus
 from finery_client.cli.screen import Screen
 from finery_client.sdk import OnEvent
 from finery_shared.errors import FineryError
-from finery_shared.jobs.states import RUNNING, state_name
+from finery_shared.jobs.states import QUEUED, RUNNING, state_name
 
 _LINES_A_PHASE = 10
 _WARNING = "WARNING:"
 
 
 class JobView:
-    """Listens to one job. Use it in a ``with`` statement, so that the bar goes away."""
+    """Listens to one job. Use it in a ``with`` statement, so that the bar goes away.
 
-    def __init__(self, screen: Screen, name: str, on_event: OnEvent | None = None) -> None:
+    ``on_queued`` is called once it has said that the job is queued.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        name: str,
+        on_event: OnEvent | None = None,
+        on_queued: Callable[[], None] | None = None,
+    ) -> None:
         self._screen = screen
         self._name = name
         self._on_event = on_event
+        self._on_queued = on_queued
         self._bar = _Bar(screen) if screen.interactive else None
         self._plain = _Lines(screen)
         self._loss = ""
@@ -66,6 +76,8 @@ class JobView:
     def _status(self, status: JobStatus) -> None:
         attempt = f", attempt {status.attempt}" if status.attempt > 1 and status.state == RUNNING else ""
         self._screen.say(f"{self._name}: {state_name(status.state).lower()}{attempt}")
+        if status.state == QUEUED and self._on_queued is not None:
+            self._on_queued()
 
     def _progress(self, progress: JobProgress) -> None:
         (self._bar or self._plain).show(progress, self._loss)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from finery_shared.home import Home, announced
+from finery_shared.home import Home, announce, announced
 from tests.fakes.scripted_trainer import ScriptedTrainer, serve
-from tests.unit.client.conftest import FREE_PORTS, Finery, finish, read_until, wait_for
+from tests.unit.client.conftest import FREE_PORTS, Finery, finish, read_until, wait_for, write_interpreter
 
 SFT = ("sft", "--model_type", "smollm2-135m-instruct", "--dataset", "self-cognition")
 
@@ -127,6 +127,12 @@ def test_a_service_that_is_started_to_look_at_jobs_takes_none_from_the_queue(fin
         (("jobs", "show", "nonsense"), 1, "error: 'nonsense' is not a job's name"),
         (("infer",), 1, "error: No gateway is running"),
         (("up", "--inference_processes", "0"), 2, "error: inference_processes"),
+        (("deploy", "--model_type", "x", "--replicas", "-1"), 2, "--replicas 0 takes all"),
+        (("deploy", "--model_type", "x", "--replicas", "2"), 2, "`finery up --inference_processes 2` starts as many"),
+        (("deploy", "--model_type", "x", "--port", "-5"), 2, "--port takes 1 to 65535"),
+        (("deploy", "--model_type", "x", "--port", "99999"), 2, "--port takes 1 to 65535"),
+        (("jobs", "list", "--limit", "-1"), 2, "--limit takes 1 or more"),
+        (("jobs", "list", "--limit", "0"), 2, "--limit takes 1 or more"),
         (("deployments", "delete", "x"), 1, "error: No model 'x' is deployed"),
     ],
 )
@@ -136,8 +142,23 @@ def test_errors_are_one_line_and_a_status(finery: Finery, words: tuple[str, ...]
     assert said in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    if said.startswith("error"):
-        assert done.stderr.count("\n") == 1
+    if "error: " in done.stderr:
+        assert done.stderr.count("\n") == 1, "nothing is started first"
+
+
+@pytest.mark.parametrize("words", [SFT, ("jobs", "list"), ("up",), ("deployments", "list")])
+def test_an_unusable_home_is_named(finery: Finery, words: tuple[str, ...]):
+    done = finery(*words, FINERY_HOME="/proc/nope")
+    assert done.returncode == 2
+    assert "error: FINERY_HOME: /proc/nope/run can't be made" in done.stderr
+
+
+def test_no_more_replicas_than_processes(finery: Finery, home: Home):
+    for name in ("inference", "inference-1"):
+        announce(home.announcement(name), "inference", "127.0.0.1:9")
+    done = finery("deploy", "--model_type", "x", "--replicas", "3")
+    assert done.returncode == 2
+    assert "3 is more than there are inference processes (2)" in done.stderr
 
 
 def test_a_service_that_can_not_be_reached(finery: Finery):
@@ -192,6 +213,23 @@ def test_up_starts_restarts_and_stops_everything(finery: Finery, home: Home):
     ]
     assert re.search(r"gateway +http://127.0.0.1:\d+/v1", out)
     assert list((home.root / "run").glob("*.json")) == []
+
+
+def test_a_second_up_leaves_one_that_is_starting_alone(finery: Finery, home: Home, venvs: Path):
+    write_interpreter(venvs, "trainer", "-c 'import time; time.sleep(600)'")
+    with finery.start("up", **FREE_PORTS) as first:
+        wait_for(lambda: announced(home.announcement("inference")) is not None)
+        second = finery("up", **FREE_PORTS)
+        assert second.returncode == 1
+        assert f"`finery up` runs already: it is process {first.pid}." in second.stderr
+        assert announced(home.announcement("inference")) is not None
+        assert first.poll() is None
+        first.send_signal(signal.SIGTERM)
+        finish(first)
+    with finery.start("up", **FREE_PORTS) as next_one:
+        wait_for(lambda: announced(home.announcement("inference")) is not None)
+        next_one.send_signal(signal.SIGTERM)
+        finish(next_one)
 
 
 def test_up_that_can_not_start_one_stops_the_others(finery: Finery):

@@ -8,7 +8,7 @@ from finery_client.connect import Connection
 from finery_client.endpoints import Directory, base_url
 from finery_client.local import Machine
 from finery_shared.errors import FineryError, Reason
-from finery_shared.home import Home, announce, process_start_time
+from finery_shared.home import Home, announce, process_start_time, split_paths
 from tests.unit.client.conftest import write_interpreter
 
 Make = Callable[..., Machine]
@@ -109,7 +109,19 @@ def test_a_missing_environment_says_how_to_build_it(machine: Make, tmp_path: Pat
 
 def test_the_command_allows_its_directory(machine: Make, tmp_path: Path):
     program = machine({"FINERY_TRAINER_ALLOWED_ROOTS": "/data"}).program("trainer", tmp_path / "a.json")
-    assert program.env["FINERY_TRAINER_ALLOWED_ROOTS"] == f"{tmp_path}:/data"
+    assert split_paths(program.env["FINERY_TRAINER_ALLOWED_ROOTS"]) == (str(tmp_path), "/data")
+
+
+def test_a_directory_with_a_colon_is_allowed_whole(home: Home, tmp_path: Path, env: dict[str, str]):
+    cwd = tmp_path / "a:b"
+    program = Machine(home, cwd, env).program("quantizer", tmp_path / "a.json")
+    assert split_paths(program.env["FINERY_QUANTIZER_ALLOWED_ROOTS"]) == (str(cwd),)
+
+
+def test_allowed_roots_that_are_no_list_are_refused(machine: Make, tmp_path: Path):
+    with pytest.raises(FineryError, match="FINERY_TRAINER_ALLOWED_ROOTS: expected paths") as refused:
+        machine({"FINERY_TRAINER_ALLOWED_ROOTS": "[/data"}).program("trainer", tmp_path / "a.json")
+    assert refused.value.reason is Reason.INVALID_ARGUMENT
 
 
 def test_a_private_service_that_can_not_start_is_an_error(machine: Make, venvs: Path, home: Home):

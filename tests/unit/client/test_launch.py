@@ -12,7 +12,7 @@ from finery_client import guard
 from finery_client.launch import Launch, Program
 from finery_client.logs import last_words
 from finery_shared.errors import FineryError, Reason
-from finery_shared.home import process_start_time
+from finery_shared.home import announce, announced, process_start_time
 
 ROOT = Path(__file__).parents[3]
 
@@ -84,6 +84,18 @@ def test_a_crash_tells_its_last_line(tmp_path: Path):
     with pytest.raises(FineryError, match="ModuleNotFoundError: No module named 'no_such_module'"):
         process.wait_ready(20)
     launch.stop()
+
+
+def test_another_processs_announcement_is_left_alone(tmp_path: Path):
+    announce(tmp_path / "a.json", "trainer", "127.0.0.1:1")
+    launch = Launch()
+    process = launch.start(program(tmp_path, "-c", "import sys; sys.exit('no')"))
+    with pytest.raises(FineryError):
+        process.wait_ready(20)
+    launch.stop()
+    other = announced(tmp_path / "a.json")
+    assert other is not None
+    assert other.pid == os.getpid()
 
 
 def test_only_this_starts_lines_count(tmp_path: Path):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from finery_shared.home import Home, announce, announced, process_start_time, withdraw
+from finery_shared.errors import FineryError, Reason
+from finery_shared.home import Home, announce, announced, join_paths, process_start_time, split_paths, withdraw
 
 
 def test_home_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -16,6 +17,31 @@ def test_home_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert home.models == tmp_path / "models"
     assert home.service("trainer").stat().st_mode & 0o777 == 0o700
     assert home.announcement("trainer") == tmp_path / "run" / "trainer.json"
+
+
+@pytest.mark.parametrize("root", ["/proc/nope", "{file}", "{file}/below"])
+def test_a_home_that_can_not_be_made_names_its_variable(tmp_path: Path, root: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(FineryError, match=r"FINERY_HOME: .* Set it to a directory") as refused:
+        Home(Path(root.format(file=file))).service("run")
+    assert refused.value.reason is Reason.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("paths", [(), ("/a",), ("/a:b", "/c d", "/[e]", "/小黄")])
+def test_joined_paths_split_into_the_same(paths: tuple[str, ...]) -> None:
+    assert split_paths(join_paths(map(Path, paths))) == paths
+
+
+def test_paths_may_stand_between_colons() -> None:
+    assert split_paths("/a::/b:") == ("/a", "/b")
+    assert split_paths("") == ()
+
+
+@pytest.mark.parametrize("text", ["[", "[/a]", "[1]", '["/a"'])
+def test_what_is_no_list_of_paths(text: str) -> None:
+    with pytest.raises(ValueError, match="a JSON list"):
+        split_paths(text)
 
 
 def test_an_announcement_holds_while_its_process_lives(tmp_path: Path) -> None:

@@ -79,3 +79,14 @@ def test_paths_are_held_to_the_allowed_roots(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(FineryError) as caught:
         settings.check_path("relative", "output_dir")
     assert caught.value.reason is Reason.INVALID_ARGUMENT
+
+
+def test_allowed_roots_may_be_a_json_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FINERY_X_ALLOWED_ROOTS", f'["{tmp_path}/a:b", "c"]')
+    settings = Settings.load()
+    assert settings.allowed_roots == (tmp_path / "a:b", tmp_path / "c")
+    assert settings.check_path(tmp_path / "a:b" / "x", "output_dir") == tmp_path / "a:b" / "x"
+    monkeypatch.setenv("FINERY_X_ALLOWED_ROOTS", '["/a"')
+    with pytest.raises(FineryError, match=r"FINERY_X_ALLOWED_ROOTS: .*a JSON list of them, got '\[\"/a\"'"):
+        Settings.load()
