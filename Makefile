@@ -1,6 +1,7 @@
 # Finery: `make demo` and `make test` are all that is needed; `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3.11
+# An empty one is as good as none, as for the commands; tests run in other directories, so it is absolute.
 override FINERY_HOME := $(abspath $(or $(FINERY_HOME),$(HOME)/.finery))
 export FINERY_HOME
 # Tests and services share the cores: threads that wait shall spin briefly (see the jobs' executor).
