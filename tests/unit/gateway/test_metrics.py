@@ -116,7 +116,9 @@ async def test_backends(start_gateway: Start, fake: FakeInference) -> None:
         silence = value(samples, "finery_gateway_backend_silence_seconds", backend=fake.address)
         assert silence is not None and 0 <= silence < 5
         answer = await stack.enter_async_context(http.stream("POST", CHAT, json=BODY | {"stream": True}))
-        await anext(answer.aiter_bytes())
+        # Held on to: an iterator that nothing holds is closed when it is collected, and closes its answer.
+        pieces = answer.aiter_bytes()
+        await anext(pieces)
         async with asyncio.timeout(10):
             while value(samples := await read(http), "finery_gateway_backend_in_flight", backend=fake.address) != 1:
                 await asyncio.sleep(0.02)
