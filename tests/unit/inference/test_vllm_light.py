@@ -34,7 +34,7 @@ def test_room_for_adapters(tmp_path: Path) -> None:
     assert (given["enable_lora"], given["max_loras"], given["max_lora_rank"]) == (True, 4, 64)
     assert given["max_cpu_loras"] == most_adapters(config, Hardware(cpu=False)) == MOST_ADAPTERS
     # On a CPU one slot stays empty.
-    on_cpu = engine_arguments(config, Hardware(cpu=True, kv_cache_bytes=GIB))
+    on_cpu = engine_arguments(config, Hardware(cpu=True, kv_cache_bytes=GIB, bf16=True))
     assert on_cpu["max_loras"] == most_adapters(config, Hardware(cpu=True)) + 1 == 5
 
 
@@ -51,7 +51,7 @@ def test_everything_chosen_reaches_vllm(tmp_path: Path) -> None:
     assert given["load_format"] == "safetensors"
     assert "quantization" not in given  # vLLM reads it from the model
     assert engine_arguments(EngineConfig(tmp_path), Hardware(cpu=False))["max_model_len"] == -1
-    on_cpu = engine_arguments(EngineConfig(tmp_path), Hardware(cpu=True, kv_cache_bytes=GIB))
+    on_cpu = engine_arguments(EngineConfig(tmp_path), Hardware(cpu=True, kv_cache_bytes=GIB, bf16=True))
     assert (on_cpu["kv_cache_memory_bytes"], on_cpu["distributed_executor_backend"]) == (GIB, "uni")
 
 

@@ -8,9 +8,10 @@ import torch
 from transformers import TrainingArguments
 
 from finery_shared.models import Recipe
+from finery_trainer.recipes import hardware
 from finery_trainer.recipes.arguments import total_steps, training_arguments
 from finery_trainer.recipes.checkpoints import run_directory
-from finery_trainer.recipes.hardware import checking_dtype, choose_dtype, read_cpu_flags
+from finery_trainer.recipes.hardware import checking_dtype, choose_dtype
 from finery_trainer.recipes.saved import Checkpoint
 from finery_trainer.recipes.training import TrainingResult
 from finery_trainer.spec import TrainingSpec, fill
@@ -71,30 +72,26 @@ def test_a_batch_is_not_split_among_the_gpus_in_sight(tmp_path: Path, monkeypatc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides by itself")
 @pytest.mark.parametrize(
-    ("name", "flags", "dtype"),
+    ("name", "bf16", "dtype"),
     [
-        ("auto", {"avx512f"}, torch.float32),
-        ("auto", {"avx512f", "avx512_bf16"}, torch.bfloat16),
-        ("auto", {"amx_bf16"}, torch.bfloat16),
-        ("fp32", {"avx512_bf16"}, torch.float32),
-        ("bf16", set(), torch.bfloat16),
-        ("fp16", set(), torch.float16),
+        ("auto", False, torch.float32),
+        ("auto", True, torch.bfloat16),
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("fp16", False, torch.float16),
     ],
 )
-def test_the_type_fits_the_processor(name: str, flags: set[str], dtype: torch.dtype) -> None:
-    assert choose_dtype(name, flags) is dtype
+def test_the_type_fits_the_processor(
+    name: str, bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "multiplies_bf16", lambda: bf16)
+    assert choose_dtype(name) is dtype
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU questions in the type it trained in")
 def test_small_models_are_questioned_in_fp32_on_a_cpu() -> None:
     assert checking_dtype(torch.bfloat16, 135_000_000) is torch.float32
     assert checking_dtype(torch.bfloat16, 7_000_000_000) is torch.bfloat16
-
-
-def test_processor_flags_are_read(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\nprocessor\t: 1\nflags\t\t: x\n")
-    assert read_cpu_flags(tmp_path / "cpuinfo") == {"fpu", "avx512_bf16"}
-    assert read_cpu_flags(tmp_path / "none") == set()
 
 
 def result(*losses: float | None) -> TrainingResult:

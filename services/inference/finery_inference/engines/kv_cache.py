@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from finery_inference.engines.cpu_dtype import stored_dtype
 from finery_inference.engines.protocol import EngineConfig
 
 STREAMS = 4
@@ -30,8 +31,7 @@ def bytes_per_token(described: Mapping[str, Any], dtype: str = "auto") -> int:
     heads = int(described["num_attention_heads"])
     kv_heads = int(described.get("num_key_value_heads") or heads)
     head_size = int(described.get("head_dim") or int(described["hidden_size"]) // heads)
-    own = described.get("dtype") or described.get("torch_dtype") or "bfloat16"
-    width = 4 if (own if dtype == "auto" else dtype) == "float32" else 2
+    width = 4 if (stored_dtype(described) if dtype == "auto" else dtype) == "float32" else 2
     return 2 * int(described["num_hidden_layers"]) * kv_heads * head_size * width
 
 

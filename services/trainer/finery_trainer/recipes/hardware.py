@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from finery_shared.errors import FineryError, Reason
+from finery_shared.processor import multiplies_bf16
 
-_CPU_BF16 = {"avx512_bf16", "amx_bf16"}
 _FP8 = (8, 9)
 
 
@@ -17,15 +15,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_dtype(name: str, cpu_flags: set[str] | None = None) -> torch.dtype:
+def choose_dtype(name: str) -> torch.dtype:
     """The base model's type: the one asked for, and for "auto" bf16 where the hardware multiplies it, else fp32."""
     named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     if name in named:
         return named[name]
     if device().type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    flags = read_cpu_flags() if cpu_flags is None else cpu_flags
-    return torch.bfloat16 if flags & _CPU_BF16 else torch.float32
+    return torch.bfloat16 if multiplies_bf16() else torch.float32
 
 
 def check_base_precision(name: str) -> None:
@@ -50,12 +47,3 @@ def checking_dtype(trained: torch.dtype, parameters: int) -> torch.dtype:
     """
     small = device().type == "cpu" and parameters < 1_000_000_000
     return torch.float32 if small else trained
-
-
-def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """The first processor's feature flags; none where the system doesn't tell."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from finery_inference.engines.kv_cache import kv_cache_bytes, machine_memory
 from finery_inference.engines.protocol import EngineConfig, InferenceEngine, Tokenizer
 from finery_inference.engines.threads import in_daemon_thread
 from finery_inference.engines.transformers.arguments import check_model, check_tuning
@@ -41,11 +40,10 @@ class TransformersFactory:
     async def start(self, config: EngineConfig) -> InferenceEngine:
         """Load a model."""
         await asyncio.to_thread(check_model, config)
-        cache = self._cache_bytes or kv_cache_bytes(config, machine_memory())
         tokenizer = in_daemon_thread(lambda: _tokenizer(config.model), "load tokenizer")
         engine = TransformersEngine()
         try:
-            await engine.load(Load(config, self._threads, cache), tokenizer)
+            await engine.load(Load(config, self._threads, self._cache_bytes), tokenizer)
         except BaseException:
             tokenizer.add_done_callback(_ignore)
             await engine.shutdown()

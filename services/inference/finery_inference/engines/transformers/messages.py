@@ -15,7 +15,7 @@ class Load:
     config: EngineConfig
     threads: int
     kv_cache_bytes: int
-    """Key-value cache on a CPU; on a GPU it is a share of the card."""
+    """Key-value cache on a CPU, 0 being what the length asks for; on a GPU it is a share of the card."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from finery_inference.engines.kv_cache import bytes_per_token
+from finery_inference.engines.cpu_dtype import on_cpu
+from finery_inference.engines.kv_cache import bytes_per_token, kv_cache_bytes, machine_memory
 from finery_inference.engines.protocol import EngineConfig
 from finery_inference.engines.transformers.batch import Batch, Tell, batching
 from finery_inference.engines.transformers.messages import Load
+from finery_shared.processor import multiplies_bf16
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ def load(command: Load, tell: Tell) -> LoadedBatch:
     config = command.config
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
+        config = on_cpu(config, machine_memory(), bf16=multiplies_bf16(), int4=True)
         torch.set_num_threads(command.threads or max(1, len(os.sched_getaffinity(0)) - 1))
     model = AutoModelForCausalLM.from_pretrained(
         config.model,
@@ -45,7 +48,10 @@ def load(command: Load, tell: Tell) -> LoadedBatch:
     model = model.to("cuda" if on_gpu else "cpu").eval()
     described = model.config.get_text_config()
     length = config.max_model_len or int(described.max_position_embeddings)
-    tokens = None if on_gpu else _cache_tokens(command, model.dtype, described.to_dict())
+    tokens = None
+    if not on_gpu:
+        cache = command.kv_cache_bytes or kv_cache_bytes(config, machine_memory())
+        tokens = cache // bytes_per_token(described.to_dict(), str(model.dtype).removeprefix("torch."))
     options = batching(tokens, length, config.gpu_memory_utilization, config.extra)
     batch = Batch(model, _tokenizer(config), options, tell)
     return LoadedBatch(batch, length, int(described.vocab_size), on_gpu)
@@ -58,7 +64,3 @@ def _tokenizer(config: EngineConfig) -> Tokenizer:
     if not isinstance(backend, Tokenizer):
         raise ValueError(f"its tokenizer, {type(tokenizer).__name__}, is not one of the tokenizers library")
     return backend
-
-
-def _cache_tokens(command: Load, dtype: torch.dtype, described: dict[str, object]) -> int:
-    return command.kv_cache_bytes // bytes_per_token(described, str(dtype).removeprefix("torch."))

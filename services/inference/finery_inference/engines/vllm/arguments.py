@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from finery_inference.engines.cpu_dtype import on_cpu
 from finery_inference.engines.errors import engine_dead
 from finery_inference.engines.kv_cache import kv_cache_bytes, machine_memory
 from finery_inference.engines.protocol import MOST_ADAPTERS, EngineConfig
@@ -17,6 +18,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 def engine_arguments(config: EngineConfig, hardware: Hardware) -> dict[str, Any]:
     """Keyword arguments of AsyncEngineArgs. ``quantization`` is left to what the model's config.json says."""
+    if hardware.cpu:
+        config = on_cpu(config, machine_memory(), bf16=hardware.bf16, int4=hardware.int4)
     chosen: dict[str, Any] = {
         "model": str(config.model),
         "tokenizer": str(config.model),

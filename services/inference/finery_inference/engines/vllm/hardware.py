@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+
+from finery_shared.processor import lacks_avx512, multiplies_bf16
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Whether vLLM computes on the CPU, and how many of its cores and of its bytes an engine takes there."""
+    """Whether vLLM computes on the CPU, and what an engine takes and finds there."""
 
     cpu: bool
     kv_cache_bytes: int = 0
     """0: as many as the model's length asks for, see `kv_cache`."""
     threads: int = 0
     """0: all cores but one, which is for the service: a thread that shares its core holds up all the others."""
+    bf16: bool = field(default_factory=multiplies_bf16)
+    """Whether the processor has instructions for products in bf16."""
+    int4: bool = field(default_factory=lambda: not lacks_avx512())
+    """Whether vLLM has a product for int4 weights there, see `expanded_int4`."""
 
     @property
     def cpu_threads(self) -> int:
