@@ -41,6 +41,8 @@ from finery_inference.engines.vllm.hardware import Hardware, is_cpu_build
 from finery_inference.engines.vllm.tuning import OWN_FIELDS
 
 NAME = "bench"
+WARM_UP = 32
+"""Requests to each server before anything is measured."""
 Figures = dict[str, float]
 WITHOUT_TEXT = "Never received a valid chunk"
 """What the client says of an answer of special tokens alone, into which a random prompt can lead a real model."""
@@ -83,7 +85,7 @@ def compare(client: Executor, urls: dict[str, str], wish: argparse.Namespace) ->
     results = []
     prompts = wish.prompts or [max(4 * c, 16) for c in wish.concurrency]
     for url in urls.values():
-        ask(client, url, wish, max(wish.concurrency), max(wish.concurrency), seed=0)
+        ask(client, url, wish, WARM_UP, WARM_UP, seed=0)
     for concurrency, count in zip(wish.concurrency, prompts, strict=True):
         for turn in range(wish.rounds):
             # Who goes first takes turns, too.
@@ -174,7 +176,11 @@ def peer(wish: argparse.Namespace, arguments: dict[str, Any]) -> Iterator[Callab
             yield ready
         finally:
             popen.send_signal(signal.SIGTERM)
-            popen.wait(60)
+            try:
+                popen.wait(60)
+            except subprocess.TimeoutExpired:
+                popen.kill()
+                popen.wait()
 
 
 def flags(arguments: dict[str, Any]) -> Iterator[str]:
