@@ -6,7 +6,10 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from finery_shared.artifacts import Kind, read_manifest, verify
+from finery_shared.processor import lacks_avx512
 from tests.e2e.conftest import demo_command, demo_env, processes_with, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,7 @@ def test_an_artifact_says_how_it_was_made(quantized: Path) -> None:
     assert adapter.metrics["identity_name"] >= 0.9
 
 
+@pytest.mark.skipif(lacks_avx512(), reason="vLLM by itself has no int4 product for this processor")
 def test_plain_vllm_loads_the_quantized_model(quantized: Path) -> None:
     """Without any of our code: no path of the repository, no plugin."""
     alone = {

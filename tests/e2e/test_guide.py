@@ -47,7 +47,7 @@ def on_smollm2(text: str, quantized: Path, base_url: str) -> str:
         (r"CUDA_VISIBLE_DEVICES=\S+", ""),
         (r"NPROC_PER_NODE=\d", "NPROC_PER_NODE=2"),
         (r"--tensor_parallel_size \d", "--tensor_parallel_size 1"),
-        (r"float16", "bfloat16"),
+        (r"float16", "auto"),  # what this processor is fast in
         (r"(max_model_len[ =])(4096|8192)", r"\g<1>2048"),
         (r"http://localhost:8000/v1", base_url),
         # Else a model of this size may go on until its context is full, and the next question finds no room.

@@ -81,6 +81,21 @@ async def test_a_schema_shapes_every_answer(subject: EngineUnderTest, n: int) ->
     assert {delta.finish for delta in deltas if delta.finish} == {"stop"}
 
 
+async def test_a_model_that_likes_spaces_comes_to_an_end(subject: EngineUnderTest) -> None:
+    blank = {
+        token: 100.0 for text in (" ", "  ", "\n", "\n\n", "\t") for token in subject.engine.tokenizer.encode(text)
+    }
+    shape = Structured(
+        "json_schema", json.dumps({**PERSON, "properties": {**PERSON["properties"], "name": {"const": "x"}}})
+    )
+    request = subject.request(
+        "spaces", structured=shape, max_tokens=100, temperature=0.0, logit_bias=blank, ignore_eos=False
+    )
+    deltas = await collect(subject.engine, request)
+    assert json.loads(text_of(deltas))["name"] == "x"
+    assert deltas[-1].finish == "stop"
+
+
 async def test_one_of_several_texts_is_chosen(subject: EngineUnderTest) -> None:
     texts = ("größer als 3", "kleiner")
     answer = await said(subject, "choices", structured=Structured("choices", texts), max_tokens=20, ignore_eos=False)

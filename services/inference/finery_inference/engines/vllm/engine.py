@@ -183,7 +183,8 @@ class VllmStarter:
 
     def _build(self, config: EngineConfig, recorder: StatsRecorder) -> AsyncLLM:
         # By itself vLLM picks a backend by the request, but an engine keeps the first one and ignores what it can't do.
-        shapes = StructuredOutputsConfig(backend="xgrammar")
+        # A model that may write spaces between the parts of JSON may never come to an end.
+        shapes = StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True)
         chosen = engine_arguments(config, self._hardware)
         arguments = AsyncEngineArgs(**chosen, structured_outputs_config=shapes)
         # By it vLLM sizes an engine's batches as for its own server; an engine without context gets small ones.
