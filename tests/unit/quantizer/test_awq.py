@@ -88,7 +88,11 @@ def test_tokens_may_pass_in_chunks(source: Path) -> None:
         for name, norm in whole.kept.items():  # they carry the scales
             torch.testing.assert_close(parts.kept[name], norm)
         for name, packed in whole.packed.items():
-            torch.testing.assert_close(unpack(parts.packed[name]), unpack(packed), rtol=0.1, atol=0.02)
+            # Sums in another order may tip the choice between two codes of a weight, or two bounds of a group, that are
+            # as good as each other: few weights move, and none by more than a code.
+            off = (unpack(parts.packed[name]) - unpack(packed)).abs()
+            assert (off > 1e-4).float().mean() < 0.05
+            assert off.max() < 1.01 * packed.scales.max()
 
 
 def test_stock_autoawq_still_corrupts_them() -> None:
