@@ -11,9 +11,10 @@ import psutil
 
 @dataclass(frozen=True)
 class EngineProcesses:
-    """An engine's core processes, which may have workers below them."""
+    """An engine's core processes, and the workers that they have had below them since the engine runs."""
 
     cores: tuple[psutil.Process, ...]
+    workers: tuple[psutil.Process, ...]
     computing: bool
     """Whether processor time shows that they compute."""
 
@@ -24,23 +25,26 @@ class EngineProcesses:
         for pid in pids:
             with suppress(psutil.NoSuchProcess):
                 cores.append(psutil.Process(pid))
-        return cls(tuple(cores), computing)
+        return cls(tuple(cores), tuple(_below(cores)), computing)
 
     def cpu_seconds(self) -> float:
-        """Processor time of all of them until now; 0 if it shows nothing."""
-        return sum(map(_cpu_seconds, self._all())) if self.computing else 0.0
+        """Processor time of all of them until now; 0 if it shows nothing.
+
+        Asked many times a second, so it must not look for workers: that reads every process of the machine.
+        """
+        return sum(map(_cpu_seconds, self.cores + self.workers)) if self.computing else 0.0
 
     def kill(self) -> None:
-        """SIGKILL to all of them, to workers first."""
-        for process in self._all():
+        """SIGKILL to all of them and to whatever else they have started, to workers first."""
+        for process in (*_below(self.cores), *self.workers, *self.cores):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def _all(self) -> Iterator[psutil.Process]:
-        for core in self.cores:
-            with suppress(psutil.NoSuchProcess):
-                yield from core.children(recursive=True)
-            yield core
+
+def _below(cores: Iterable[psutil.Process]) -> Iterator[psutil.Process]:
+    for core in cores:
+        with suppress(psutil.NoSuchProcess):
+            yield from core.children(recursive=True)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
