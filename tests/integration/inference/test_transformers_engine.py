@@ -20,7 +20,14 @@ pytestmark = [
 
 
 def workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if WORKER in child.cmdline()]
+    return [child for child in psutil.Process().children(recursive=True) if _is_worker(child)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return WORKER in process.cmdline()
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 async def start(model: Path, **config: object) -> EngineUnderTest:
