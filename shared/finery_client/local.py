@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finery_client.launch import Program
-from finery_client.logs import open_log
 from finery_shared.errors import FineryError, Reason, invalid
 from finery_shared.home import Home, announced, join_paths, process_start_time, split_paths
 
@@ -78,23 +76,18 @@ class Machine:
         run = self.home.service("run")
         for directory in (*run.glob("private-*"), *self.home.service("inference").glob("private-*")):
             if not _owner_lives(directory) and not any(announced(path) for path in directory.glob("*.json")):
-                self._discard(directory)
+                shutil.rmtree(directory, ignore_errors=True)
         return self.home.service(f"run/{private_name()}")
 
     def discard_private(self) -> None:
-        """Remove what this command's private processes kept."""
-        for service in ("run", "inference"):
-            self._discard(self.home.service(service) / private_name())
-
-    def _discard(self, directory: Path) -> None:
-        """Remove what a private process kept. Its log goes to the end of the service's own: messages point to it."""
-        with (
-            contextlib.suppress(OSError),
-            (directory / "service.log").open("rb") as log,
-            open_log(self.log(directory.parent.name)) as kept,
-        ):
-            shutil.copyfileobj(log, kept)
-        shutil.rmtree(directory, ignore_errors=True)
+        """Remove what this command's private processes kept, but for a log, which messages name; a sweep takes that."""
+        shutil.rmtree(self.home.service("run") / private_name(), ignore_errors=True)
+        log = self.log("inference", private_name())
+        for kept in log.parent.glob("*"):
+            if kept.is_dir():
+                shutil.rmtree(kept, ignore_errors=True)
+            elif kept != log:
+                kept.unlink(missing_ok=True)
 
     def _roots(self, setting: str) -> str:
         """What a setting allows, and the command's directory."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from finery_inference.engines.vllm import int4
 from finery_inference.engines.vllm.hardware import is_cpu_build
 from finery_shared.processor import lacks_avx512
 
@@ -28,7 +29,9 @@ def vllm() -> Any:
         kernels = importlib.import_module("vllm.model_executor.kernels.linear.mixed_precision")
         awq = importlib.import_module("vllm.model_executor.layers.quantization.auto_awq")
         return SimpleNamespace(
-            kernel=importlib.import_module("finery_inference.engines.vllm.expanded_int4").ExpandedInt4Kernel,
+            ours=importlib.import_module("finery_inference.engines.vllm.expanded_int4"),
+            kernels=importlib.import_module("vllm.model_executor.kernels.linear"),
+            quantization=importlib.import_module("vllm.model_executor.layers.quantization"),
             config=kernels.MPLinearLayerConfig,
             to_common_format=awq._convert_awq_to_standard_format,
             types=importlib.import_module("vllm.scalar_type").scalar_types,
@@ -60,8 +63,8 @@ def test_products_are_those_of_the_weights_that_were_packed(
         layer.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
     shape = (COLUMNS, ROWS)
     config = vllm.config(shape, shape, vllm.types.uint4, dtype, GROUP, zero_points=True)
-    assert vllm.kernel.can_implement(config) == (True, None)
-    kernel = vllm.kernel(config, "qweight", "scales", "qzeros")
+    assert vllm.ours.ExpandedInt4Kernel.can_implement(config) == (True, None)
+    kernel = vllm.ours.ExpandedInt4Kernel(config, "qweight", "scales", "qzeros")
     vllm.to_common_format(layer, "qweight", "qzeros", 4)
     kernel.process_weights_after_loading(layer)
     x, bias = (torch.randn(*size, generator=random).to(dtype) for size in ((5, COLUMNS), (ROWS,)))
@@ -77,7 +80,28 @@ def test_products_are_those_of_the_weights_that_were_packed(
 def test_other_formats_are_left_to_others(vllm: Any, kind: str, zero_points: bool) -> None:
     shape = (COLUMNS, ROWS)
     config = vllm.config(shape, shape, getattr(vllm.types, kind), torch.float32, GROUP, zero_points)
-    assert vllm.kernel.can_implement(config)[0] is False
+    assert vllm.ours.ExpandedInt4Kernel.can_implement(config)[0] is False
+
+
+def test_once_registered_awq_is_computed_by_it_and_may_be_in_fp32(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = vllm.platform._enum
+    for table, key, before in (
+        (vllm.kernels._POSSIBLE_KERNELS, cpu, [vllm.kernels.CPUWNA16LinearKernel]),
+        (vllm.quantization._CUSTOMIZED_METHOD_TO_QUANT_CONFIG, "awq", None),
+    ):
+        monkeypatch.setitem(table, key, before)
+    monkeypatch.setenv("VLLM_DISABLED_KERNELS", "")
+    vllm.ours.register()
+    shape = (COLUMNS, ROWS)
+    config = vllm.config(shape, shape, vllm.types.uint4, torch.float32, GROUP, zero_points=True)
+    assert vllm.kernels.choose_mp_linear_kernel(config) is vllm.ours.ExpandedInt4Kernel
+    assert torch.float32 in vllm.quantization.get_quantization_config("awq").get_supported_act_dtypes()
+
+
+def test_nothing_is_registered_where_vllm_has_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int4, "lacks_avx512", lambda: False)
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"imports {name}"))
+    int4.register_where_needed()
 
 
 def test_vllm_has_int4_products_where_this_is_not_used(vllm: Any) -> None:

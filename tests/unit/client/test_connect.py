@@ -124,18 +124,16 @@ def test_allowed_roots_that_are_no_list_are_refused(machine: Make, tmp_path: Pat
     assert refused.value.reason is Reason.INVALID_ARGUMENT
 
 
-def test_the_log_of_a_private_inference_process_outlives_it(machine: Make, home: Home):
+def test_of_a_private_inference_process_the_log_is_left_until_the_next_one(machine: Make, home: Home):
     killed = home.service("inference") / "private-1-1"
     killed.mkdir(parents=True)
-    (killed / "service.log").write_text("of a command that was killed\n")
+    (killed / "service.log").touch()
     with Connection(machine()) as services:
         services.endpoint("inference")
         [own] = home.service("inference").glob("private-*")
-        with (own / "service.log").open("a") as log:
-            log.write("of this command\n")
-    kept = (home.service("inference") / "service.log").read_text()
-    assert kept.index("of a command that was killed") < kept.index("of this command")
-    assert not own.exists()
+        (own / "deployments.db").touch()
+        (own / "scratch").mkdir()
+    assert list(own.iterdir()) == [machine().log("inference", own.name)]
 
 
 def test_a_private_service_that_can_not_start_is_an_error(machine: Make, venvs: Path, home: Home):

@@ -38,10 +38,16 @@ def test_auto(tmp_path: Path, bf16: bool, memory: int, described: dict[str, obje
 
 
 @pytest.mark.parametrize(
-    ("int4", "memory", "expected"), [(True, 100, "auto"), (False, 100, "float32"), (False, 31, "auto")]
+    ("method", "int4", "memory", "expected"),
+    [
+        ("awq", True, 100, "auto"),
+        ("awq", False, 100, "float32"),
+        ("awq", False, 31, "auto"),
+        ("gptq", False, 100, "auto"),
+    ],
 )
-def test_auto_for_a_quantized_model(tmp_path: Path, int4: bool, memory: int, expected: str) -> None:
-    config = EngineConfig(model(tmp_path, quantization_config={"quant_method": "awq"}))
+def test_auto_for_a_quantized_model(tmp_path: Path, method: str, int4: bool, memory: int, expected: str) -> None:
+    config = EngineConfig(model(tmp_path, quantization_config={"quant_method": method}))
     assert on_cpu(config, memory * MIB, bf16=False, int4=int4).dtype == expected
 
 

@@ -24,8 +24,12 @@ def core() -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-c", CORE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            for worker in psutil.Process(process.pid).children() if process.poll() is None else ():
+                worker.kill()
+            process.kill()
 
 
 def worker_of(core: subprocess.Popen[str]) -> psutil.Process:
@@ -44,7 +48,7 @@ def test_the_time_of_workers_counts_and_no_other_process_is_read(
     while processes.cpu_seconds() < before + 0.1:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    worker.kill()
+    monkeypatch.undo()
 
 
 def test_all_are_killed_even_a_worker_that_came_later(core: subprocess.Popen[str]) -> None:

@@ -92,7 +92,7 @@ def test_tokens_may_pass_in_chunks(source: Path) -> None:
             # as good as each other: few weights move, and none by more than a code.
             off = (unpack(parts.packed[name]) - unpack(packed)).abs()
             assert (off > 1e-4).float().mean() < 0.05
-            assert off.max() < 1.01 * packed.scales.max()
+            assert (off <= 1.01 * packed.scales.repeat_interleave(GROUP, 0).T).all()
 
 
 def test_stock_autoawq_still_corrupts_them() -> None:

@@ -1,9 +1,8 @@
 """AWQ models on an x86 processor without AVX512.
 
 vLLM's build for those has no int4 product, though its kernel says that it fits, and the engine dies at its first step.
-vLLM loads entry points of the group ``vllm.general_plugins`` in each of its processes: ours is `register`, which brings
-a kernel that multiplies the weights out once, when they are loaded. From then on the model is as large and as fast as
-one that was never quantized, and fp32, the type in which such a processor is fastest, is allowed.
+This kernel multiplies the weights out once, when they are loaded. From then on the model is as large and as fast as one
+that was never quantized, and fp32, the type in which such a processor is fastest, is allowed.
 """
 
 from __future__ import annotations
@@ -18,16 +17,12 @@ from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.auto_awq import AutoAWQConfig
 from vllm.model_executor.layers.quantization.utils.quant_utils import unpack_quantized_values_into_int32
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-from vllm.platforms import PlatformEnum, current_platform
+from vllm.platforms import PlatformEnum
 from vllm.scalar_type import scalar_types
-
-from finery_shared.processor import lacks_avx512
 
 
 def register() -> None:
-    """Put the kernel in the place of vLLM's where that one has nothing to call."""
-    if not current_platform.is_cpu() or not lacks_avx512():
-        return
+    """Put the kernel in the place of vLLM's."""
     register_linear_kernel(ExpandedInt4Kernel, PlatformEnum.CPU)
     register_quantization_config("awq")(ExpandedAwqConfig)
     disabled = os.environ.get("VLLM_DISABLED_KERNELS", "").split(",")
